@@ -53,7 +53,7 @@ impl Cgroup {
                 Ok(()) => {}
                 // Quota and burst bound each other: one of the two orders works, which one depends on the old values.
                 Err(e) if e.errno() == Some(libc::EINVAL) && s.file.as_str().starts_with("cpu.max") => {
-                    again.push(*s)
+                    again.push(*s);
                 }
                 Err(e) => return Err((e, i)),
             }

@@ -130,6 +130,11 @@ impl FileName {
         FileName(Cow::Borrowed(name))
     }
 
+    /// For names with a part that was checked before.
+    pub(crate) fn made(name: String) -> FileName {
+        FileName(Cow::Owned(name))
+    }
+
     /// The name as the kernel has it.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -106,7 +106,7 @@ impl<T: Watched> Watch<T> {
         let deadline = Instant::now().checked_add(timeout);
         let changed = wait_priority(self.file.as_fd(), deadline)
             .map_err(|e| Error::os("poll", &self.path, e as i32))?;
-        if changed { self.read().map(Some) } else { Ok(None) }
+        if changed.is_some() { self.read().map(Some) } else { Ok(None) }
     }
 
     /// Waits until `done` holds for the state, the present one included.
@@ -122,7 +122,7 @@ impl<T: Watched> Watch<T> {
             }
             let more = wait_priority(self.file.as_fd(), deadline)
                 .map_err(|e| Error::os("poll", &self.path, e as i32))?;
-            if !more {
+            if more.is_none() {
                 return Err(Error::new(ErrorKind::TimedOut, "the awaited state did not come").at(&self.path));
             }
         }
@@ -154,8 +154,11 @@ impl Cgroup {
     }
 }
 
-/// Waits for priority data, which is how kernfs and PSI announce; `false` when the deadline has passed.
-pub(crate) fn wait_priority(fd: BorrowedFd<'_>, deadline: Option<Instant>) -> Result<bool, Errno> {
+/// Waits for priority data, which is how kernfs and PSI announce; `None` when the deadline has passed.
+pub(crate) fn wait_priority(
+    fd: BorrowedFd<'_>,
+    deadline: Option<Instant>,
+) -> Result<Option<PollFlags>, Errno> {
     loop {
         let timeout = match deadline {
             None => PollTimeout::NONE,
@@ -168,9 +171,9 @@ pub(crate) fn wait_priority(fd: BorrowedFd<'_>, deadline: Option<Instant>) -> Re
         };
         let mut fds = [PollFd::new(fd, PollFlags::POLLPRI)];
         match poll(&mut fds, timeout) {
-            Ok(0) if deadline.is_some_and(|at| at <= Instant::now()) => return Ok(false),
+            Ok(0) if deadline.is_some_and(|at| at <= Instant::now()) => return Ok(None),
             Ok(0) | Err(Errno::EINTR) => {}
-            Ok(_) => return Ok(true),
+            Ok(_) => return Ok(Some(fds[0].revents().unwrap_or(PollFlags::POLLPRI))),
             Err(e) => return Err(e),
         }
     }

@@ -1,14 +1,14 @@
 //! Reading the numbers of a group.
 
-use std::time::Duration;
-
 use crate::cgroup::Cgroup;
 use crate::cpu::CpuStat;
 use crate::cpuset::CpuSet;
 use crate::error::{Error, ErrorKind, Result};
+use crate::io::{DeviceNumber, IoStat};
 use crate::keyed::{Flat, single, utf8};
 use crate::memory::{MemoryEvents, MemoryStat, SwapEvents};
 use crate::pids::PidsEvents;
+use crate::resource::{HugePage, Rdma, parse_misc};
 use crate::value::{Bytes, Limit};
 
 /// The state of `memory`, as far as this kernel and group have it.
@@ -150,7 +150,45 @@ impl Cgroup {
         TreeStat::parse(&self.dir.read("cgroup.stat")?)
     }
 
-    /// Time since the group was last frozen is not told by the kernel; this is whether it is asked to freeze.
+    /// What was done with each block device: `io.stat`.
+    ///
+    /// # Errors
+    /// [`ControllerMissing`](ErrorKind::ControllerMissing) without the controller, [`Gone`](ErrorKind::Gone).
+    #[doc(alias = "io.stat")]
+    pub fn io_stat(&self) -> Result<Vec<(DeviceNumber, IoStat)>> {
+        IoStat::parse(&self.dir.read("io.stat")?)
+    }
+
+    /// Huge pages of one size in use: `hugetlb.SIZE.current`.
+    ///
+    /// # Errors
+    /// [`ControllerMissing`](ErrorKind::ControllerMissing); [`Unsupported`](ErrorKind::Unsupported) for a size that this
+    /// machine does not have.
+    #[doc(alias = "hugetlb")]
+    pub fn hugetlb_current(&self, size: HugePage) -> Result<Bytes> {
+        let name = format!("hugetlb.{size}.current");
+        single("hugetlb", &self.dir.read(&name)?).map(Bytes::new).map_err(|e| e.at(&self.file_path(&name)))
+    }
+
+    /// RDMA handles and objects in use: `rdma.current`.
+    ///
+    /// # Errors
+    /// [`ControllerMissing`](ErrorKind::ControllerMissing) without the controller, [`Gone`](ErrorKind::Gone).
+    #[doc(alias = "rdma.current")]
+    pub fn rdma_current(&self) -> Result<Vec<Rdma>> {
+        Rdma::parse(&self.dir.read("rdma.current")?)
+    }
+
+    /// Scalar resources in use: `misc.current` (5.13).
+    ///
+    /// # Errors
+    /// [`ControllerMissing`](ErrorKind::ControllerMissing) without the controller, [`Gone`](ErrorKind::Gone).
+    #[doc(alias = "misc.current")]
+    pub fn misc_current(&self) -> Result<Vec<(String, u64)>> {
+        parse_misc(&self.dir.read("misc.current")?)
+    }
+
+    /// Whether the group is asked to freeze, frozen already or not: `cgroup.freeze`.
     ///
     /// # Errors
     /// [`Gone`](ErrorKind::Gone) if the group was removed.
@@ -190,10 +228,4 @@ impl Cgroup {
             Err(errno) => Err(self.dir.explain("write", "memory.reclaim", errno)),
         }
     }
-}
-
-/// A duration as a part of one second, for rates.
-pub(crate) fn per_second(amount: u64, time: Duration) -> f64 {
-    let s = time.as_secs_f64();
-    if s > 0.0 { amount as f64 / s } else { 0.0 }
 }

@@ -1,8 +1,4 @@
 //! What the tests share: a place for groups of their own, and a way to skip.
-#![expect(
-    clippy::allow_attributes,
-    reason = "whether a helper is unused differs from one test binary to the next"
-)]
 #![allow(dead_code, reason = "no test binary uses every helper")]
 
 use std::os::unix::process::ExitStatusExt;
