@@ -6,14 +6,14 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use palisade_sys::Step;
 
 use crate::child::{Child, Output};
 use crate::error::{Error, ErrorKind, Result};
 use crate::order::{Payload, Session};
-use crate::plan::Plan;
+use crate::plan::{Handling, Plan};
 use crate::prepare::env_problem;
 use crate::rlimit::Resource;
 use crate::sandbox::Sandbox;
@@ -222,9 +222,7 @@ impl Command {
     }
 
     fn spawn_with(&self, defaults: [Stdio; 3]) -> Result<Child> {
-        let started = self.plan_with(defaults)?.launch()?;
-        let deadline = self.timeout.map(|limit| Instant::now() + limit);
-        Ok(Child::new(started, self.sandbox.prepared.lifetime, deadline, self.output_limit))
+        self.plan_with(defaults)?.spawn()
     }
 
     fn plan_with(&self, defaults: [Stdio; 3]) -> Result<Plan> {
@@ -245,7 +243,8 @@ impl Command {
                 .with_object(self.program.to_string_lossy())
                 .with_hint("give the program's path, or set PATH with env")
         })?;
-        Ok(Plan::new(&self.sandbox, &payload, stdio, descriptors))
+        let handling = Handling { stdio, descriptors, timeout: self.timeout, output_limit: self.output_limit };
+        Ok(Plan::new(&self.sandbox, &payload, handling))
     }
 
     /// `None` if the program would have to be looked up and there is nowhere to look.

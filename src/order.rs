@@ -9,6 +9,7 @@ use palisade_sys::{FD_CONTROL, FD_PASSED, Fd, OpenHow, Place, Program, Step};
 
 use crate::prepare::Prepared;
 use crate::rlimit::Resource;
+use crate::sandbox::Lifetime;
 
 /// What a command adds to its sandbox's set-up.
 #[derive(Clone, Debug)]
@@ -44,13 +45,10 @@ pub enum Session {
 const SETTABLE_SIGNALS: u64 = !(1 << (libc::SIGKILL - 1) | 1 << (libc::SIGSTOP - 1));
 
 /// What a failed candidate of a PATH look-up may fail with for the next one to be tried, as execvp has it.
-const TRY_NEXT: [&[i32]; 2] = [
-    &[libc::ENOENT, libc::ENOTDIR, libc::EACCES, libc::ESTALE],
-    &[libc::ENOENT, libc::EACCES],
-];
+const TRY_NEXT: &[i32] = &[libc::ENOENT, libc::ENOTDIR, libc::EACCES, libc::ESTALE];
 
 /// The stage's program.
-pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload, trees: &Program) -> Program {
+pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload) -> Program {
     let identity = &sandbox.identity;
     let capabilities = sandbox.capabilities.bits();
     let during = capabilities | sandbox.setup_capabilities.bits();
@@ -79,14 +77,14 @@ pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload, trees: &Progr
         parent_death(&mut p);
     }
 
-    p.append(trees); // propagation, mounts, pivot_root
+    p.append(&sandbox.view.build); // propagation, mounts, pivot_root
     if let Some(hostname) = &sandbox.hostname {
         p.append(hostname);
     }
     if let Some(network) = &sandbox.network {
         p.append(network);
     }
-    p.append(&sandbox.root.masks());
+    p.append(&sandbox.masks);
 
     p.at(Step::Session, "");
     match payload.session {
@@ -128,7 +126,11 @@ pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload, trees: &Progr
     }
 
     p.at(Step::ParentDeath, "");
-    parent_death(&mut p);
+    if sandbox.lifetime == Lifetime::Detached {
+        p.prctl(libc::PR_SET_PDEATHSIG, [0; 4]);
+    } else {
+        parent_death(&mut p);
+    }
     // A hang-up: the host program died before the signal was armed.
     p.no_event_on(FD_CONTROL);
 
@@ -137,7 +139,7 @@ pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload, trees: &Progr
         p.prctl(libc::PR_SET_NO_NEW_PRIVS, [1, 0, 0, 0]);
     }
 
-    descriptors(&mut p, payload, trees_passed(sandbox));
+    descriptors(&mut p, payload, sandbox.view.trees.len() as i32);
 
     p.at(Step::WorkingDirectory, payload.directory.to_string_lossy());
     let how = OpenHow {
@@ -166,7 +168,7 @@ pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload, trees: &Progr
         p.at(Step::Exec, candidate.to_string_lossy());
         p.execve(candidate, argv, envp);
         if payload.candidates.len() > 1 {
-            p.remember(TRY_NEXT[0]);
+            p.remember(TRY_NEXT);
         }
     }
     if payload.candidates.len() > 1 {
@@ -177,10 +179,6 @@ pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload, trees: &Progr
 
 fn parent_death(p: &mut Program) {
     p.prctl(libc::PR_SET_PDEATHSIG, [libc::SIGKILL as u64, 0, 0, 0]);
-}
-
-fn trees_passed(sandbox: &Prepared) -> i32 {
-    sandbox.tree_count() as i32
 }
 
 /// Closes all that set-up used, and gives the declared descriptors their numbers.

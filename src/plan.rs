@@ -4,18 +4,19 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use palisade_cgroup::{Cgroup, Limits, OwnedCgroup};
 use palisade_creds::PreparedMaps;
 use palisade_ns::Namespaces;
-use palisade_sys::{FD_PASSED, Fault, Program, Slot, Step};
+use palisade_sys::{Fault, Program, Slot, Step};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::launch::{Started, launch};
+use crate::child::Child;
+use crate::launch::launch;
 use crate::order::{Payload, stage_program};
 use crate::prologue::Prologue;
-use crate::sandbox::Sandbox;
+use crate::sandbox::{Lifetime, Sandbox};
 use crate::stdio::Stdio;
 
 /// One spawn, decided: `Display` prints every step in order, with the system calls as strace would print them, and
@@ -39,39 +40,59 @@ pub struct Plan {
     pub(crate) stdio: [Stdio; 3],
     descriptors: Vec<Arc<OwnedFd>>,
     pub(crate) setup_timeout: Duration,
+    lifetime: Lifetime,
+    timeout: Option<Duration>,
+    output_limit: u64,
+}
+
+/// What a plan takes over from its command as it is.
+#[derive(Debug)]
+pub(crate) struct Handling {
+    pub(crate) stdio: [Stdio; 3],
+    pub(crate) descriptors: Vec<Arc<OwnedFd>>,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) output_limit: u64,
 }
 
 impl Plan {
-    pub(crate) fn new(
-        sandbox: &Sandbox,
-        payload: &Payload,
-        stdio: [Stdio; 3],
-        descriptors: Vec<Arc<OwnedFd>>,
-    ) -> Self {
+    pub(crate) fn new(sandbox: &Sandbox, payload: &Payload, handling: Handling) -> Self {
+        let Handling { stdio, descriptors, timeout, output_limit } = handling;
         let prepared = &sandbox.prepared;
-        let (sources, source_slots, trees) = if prepared.trees_by_parent {
-            prepared.root.split(FD_PASSED)
-        } else {
-            (Program::new(), Vec::new(), prepared.root.program())
-        };
         let capabilities = prepared.capabilities | prepared.setup_capabilities;
         Self {
             clone_flags: prepared.namespaces.bits(),
             namespaces: prepared.namespaces,
             cgroup: prepared.cgroup.clone(),
-            prologue: Prologue::new(source_slots.len() + descriptors.len(), capabilities.bits()),
-            sources,
-            source_slots,
+            prologue: Prologue::new(prepared.view.trees.len() + descriptors.len(), capabilities.bits()),
+            sources: prepared.view.sources.clone(),
+            source_slots: prepared.view.trees.clone(),
             maps: prepared.maps.clone(),
-            stage: stage_program(prepared, payload, &trees),
+            stage: stage_program(prepared, payload),
             stdio,
             descriptors,
             setup_timeout: prepared.setup_timeout,
+            lifetime: prepared.lifetime,
+            timeout,
+            output_limit,
         }
     }
 
-    pub(crate) fn launch(self) -> Result<Started> {
-        launch(self)
+    /// Carries the plan out: [`Command::spawn`](crate::Command::spawn) is a plan and this. Streams that are to be
+    /// piped are piped anew for each spawn of a clone.
+    ///
+    /// # Errors
+    /// As [`Command::spawn`](crate::Command::spawn).
+    pub fn spawn(self) -> Result<Child> {
+        let (lifetime, timeout, output_limit) = (self.lifetime, self.timeout, self.output_limit);
+        let started = launch(self)?;
+        let deadline = timeout.map(|limit| Instant::now() + limit);
+        Ok(Child::new(started, lifetime, deadline, output_limit))
+    }
+
+    /// The programs of the host program's side, of the prologue and of the stage: for tests that make them fail.
+    #[doc(hidden)]
+    pub fn programs_mut(&mut self) -> [&mut Program; 3] {
+        [&mut self.sources, &mut self.prologue.program, &mut self.stage]
     }
 
     /// How many system calls the child makes until the payload is executed, when none fails.

@@ -5,22 +5,21 @@ use std::time::Duration;
 
 use palisade_cgroup::{Cgroup, Limits};
 use palisade_creds::{Capability, CapabilitySet, Gid, IdMap, Maps, PreparedMaps, Setgroups, ThreadCapabilities, Uid};
-use palisade_fsroot::PreparedRoot;
+use palisade_fsroot::Root;
 use palisade_ns::{Hostname, Namespace, Namespaces, loopback_up};
 use palisade_secfilter::{Filter, Install, presets};
-use palisade_sys::{Program, Step};
+use palisade_sys::{FD_PASSED, Program, Slot, Step};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::rlimit::Resource;
-use crate::sandbox::{Calls, Lifetime, Spec};
+use crate::sandbox::{Calls, Lifetime, Spec, View};
 
 /// A specification that was validated, with all that can be resolved and compiled before a spawn.
 #[derive(Debug)]
 pub(crate) struct Prepared {
     pub(crate) namespaces: Namespaces,
-    pub(crate) root: PreparedRoot,
-    /// The parent takes the detached trees, because the child will not have the rights to.
-    pub(crate) trees_by_parent: bool,
+    pub(crate) view: Split,
+    pub(crate) masks: Program,
     pub(crate) hostname: Option<Program>,
     pub(crate) network: Option<Program>,
     pub(crate) identity: Identity,
@@ -37,6 +36,17 @@ pub(crate) struct Prepared {
     pub(crate) cgroup: Option<(Limits, Option<Cgroup>)>,
     pub(crate) lifetime: Lifetime,
     pub(crate) setup_timeout: Duration,
+}
+
+/// The programs that build the view.
+#[derive(Debug)]
+pub(crate) struct Split {
+    /// Run by the host program: takes the detached trees, where the child will not have the rights to. Else empty.
+    pub(crate) sources: Program,
+    /// What it takes, in the order in which they are passed.
+    pub(crate) trees: Vec<Slot>,
+    /// Run by the child.
+    pub(crate) build: Program,
 }
 
 /// Who the payload is.
@@ -97,7 +107,7 @@ impl Prepared {
         check_limits(&spec, &mut conflicts);
         check_env(&spec, &mut conflicts);
         let filter = compile(&spec.calls, &mut conflicts);
-        let supported = conflicts.check("capabilities", ThreadCapabilities::supported().map(|t| t)).map(|s| s);
+        let supported = conflicts.check("capabilities", CapabilitySet::supported());
         if let Some(supported) = supported {
             conflicts.check("capabilities", spec.capabilities.check_available(supported));
         }
@@ -110,15 +120,24 @@ impl Prepared {
             let errno = error.errno();
             Error::from_source(ErrorKind::Setup, Step::IdMaps, error, errno)
         })?;
-        let root = spec.root.clone().user(identity.uid.as_raw(), identity.gid.as_raw()).hostname(&spec.hostname);
-        let root = root.prepare().map_err(|error| {
-            let (kind, errno) = (error.kind(), error.errno());
-            let kind = if kind.is_invalid_spec() { ErrorKind::InvalidSpec } else { ErrorKind::Setup };
+        let root = view(&spec, &identity).prepare().map_err(|error| {
+            let kind = match error.kind() {
+                palisade_fsroot::ErrorKind::System => ErrorKind::Setup,
+                _ => ErrorKind::InvalidSpec,
+            };
+            let errno = error.errno();
             Error::from_source(kind, Step::Prepare, error, errno)
         })?;
+        // A caller with privileges over the host may bind what its unprivileged child could not even look up.
+        let view = if caller.privileged && new(Namespace::User) {
+            let (sources, trees, build) = root.split(FD_PASSED);
+            Split { sources, trees, build }
+        } else {
+            Split { sources: Program::new(), trees: Vec::new(), build: root.program() }
+        };
 
         let mut setup = CapabilitySet::EMPTY.with(Capability::SysAdmin).with(Capability::Setpcap);
-        setup = setup | root.capabilities_needed().iter().copied().collect::<CapabilitySet>();
+        setup = setup | CapabilitySet::from_bits(root.capabilities_needed());
         if new(Namespace::Net) {
             setup = setup.with(Capability::NetAdmin);
         }
@@ -129,8 +148,8 @@ impl Prepared {
         let limits = with_default_limits(&spec, new(Namespace::User))?;
         Ok(Self {
             namespaces: spec.namespaces,
-            trees_by_parent: caller.privileged && new(Namespace::User),
-            root,
+            view,
+            masks: root.masks(),
             hostname: new(Namespace::Uts).then(|| hostname.program()),
             network: new(Namespace::Net).then(loopback_up),
             identity,
@@ -315,6 +334,32 @@ fn with_default_limits(spec: &Spec, user_namespace: bool) -> Result<Vec<(Resourc
     Ok(limits)
 }
 
+/// The root to prepare: the view of the host knows the payload's user and name, and has a resolver where it has the
+/// host's network.
+fn view(spec: &Spec, identity: &Identity) -> Root {
+    let root = match &spec.root {
+        View::Own(root) => root.clone(),
+        View::Host(view) => {
+            let mut view = view.clone().user(identity.uid.as_raw(), identity.gid.as_raw());
+            if let Some(name) = spec.hostname.to_str() {
+                view = view.host_name(name);
+            }
+            if !spec.namespaces.contains(Namespace::Net) {
+                view = view.resolv_conf();
+            }
+            view.into()
+        }
+    };
+    spec.mounts.iter().cloned().fold(root, Root::mount)
+}
+
+fn home(root: &View) -> &std::path::Path {
+    match root {
+        View::Host(view) => view.home_path(),
+        View::Own(_) => "/".as_ref(),
+    }
+}
+
 /// Later ones replace earlier ones of the same name.
 fn base_env(spec: &Spec) -> Vec<(OsString, OsString)> {
     let mut env: Vec<(OsString, OsString)> = Vec::new();
@@ -322,7 +367,7 @@ fn base_env(spec: &Spec) -> Vec<(OsString, OsString)> {
         env.extend(std::env::vars_os());
     } else {
         env.push(("PATH".into(), DEFAULT_PATH.into()));
-        env.push(("HOME".into(), spec.root.home().into()));
+        env.push(("HOME".into(), home(&spec.root).into()));
         let kept = ["LANG", "TERM", "TZ"].into_iter();
         env.extend(kept.filter_map(|name| Some((name.into(), std::env::var_os(name)?))));
     }

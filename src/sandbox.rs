@@ -1,14 +1,14 @@
 //! What a sandbox is: the specification, and what `build` makes of it.
 
 use std::ffi::{OsStr, OsString};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use palisade_cgroup::{Cgroup, Limits};
 use palisade_creds::{CapabilitySet, Maps};
-use palisade_fsroot::Root;
-use palisade_ns::{Hostname, Namespace, Namespaces};
+use palisade_fsroot::{Bind, Dev, HostView, Mount, Proc, Root, Tmpfs};
+use palisade_ns::{Namespace, Namespaces};
 use palisade_secfilter::{Filter, Policy};
 
 use crate::command::Command;
@@ -64,6 +64,14 @@ pub enum Lifetime {
     Detached,
 }
 
+/// What stands at `/`.
+#[derive(Clone, Debug)]
+pub(crate) enum View {
+    /// The view of the host, completed with the payload's user and host name by `build`.
+    Host(HostView),
+    Own(Root),
+}
+
 /// What a seccomp filter is made of.
 #[derive(Clone, Debug)]
 pub(crate) enum Calls {
@@ -77,7 +85,8 @@ pub(crate) enum Calls {
 #[derive(Clone, Debug)]
 pub(crate) struct Spec {
     pub(crate) namespaces: Namespaces,
-    pub(crate) root: Root,
+    pub(crate) root: View,
+    pub(crate) mounts: Vec<Mount>,
     pub(crate) hostname: OsString,
     pub(crate) user: Option<(u32, u32)>,
     pub(crate) maps: Option<Maps>,
@@ -105,7 +114,8 @@ impl Default for SandboxBuilder {
     fn default() -> Self {
         let spec = Spec {
             namespaces: Namespaces::ALL.without(Namespace::Time),
-            root: Root::host(),
+            root: View::Host(HostView::new()),
+            mounts: Vec::new(),
             hostname: "sandbox".into(),
             user: None,
             maps: None,
@@ -126,32 +136,48 @@ impl Default for SandboxBuilder {
 
 /// # What it sees
 impl SandboxBuilder {
-    /// The root file system; [`Root::host`] unless told otherwise.
-    pub fn root(mut self, root: Root) -> Self {
-        self.spec.root = root;
+    /// The root file system, in place of the view of the host.
+    pub fn root(mut self, root: impl Into<Root>) -> Self {
+        self.spec.root = View::Own(root.into());
         self
     }
 
-    /// A directory of the host as the root, read-only: a busybox or Debian tree, say. Short for
-    /// `root(Root::dir(path))`.
-    pub fn rootfs(self, path: impl Into<PathBuf>) -> Self {
-        self.root(Root::dir(path.into()))
+    /// A directory of the host as the root, read-only: a busybox or Debian tree, say, with a `/proc`, a `/dev` and a
+    /// `/tmp` mounted on the directories of these names, which it must have. Short for
+    /// `root(Root::dir(path).mount(Proc::new("/proc")).mount(Dev::new("/dev")).tmpfs("/tmp"))`.
+    pub fn rootfs(self, path: impl AsRef<Path>) -> Self {
+        self.root(Root::dir(path).mount(Proc::new("/proc")).mount(Dev::new("/dev")).tmpfs("/tmp"))
     }
 
-    /// Changes the root file system in place: adds mounts to it, say.
-    pub fn with_root(mut self, change: impl FnOnce(Root) -> Root) -> Self {
-        self.spec.root = change(self.spec.root);
+    /// Changes the view of the host: its home, its `/tmp`, whether it has a `/proc`.
+    pub fn host_view(mut self, change: impl FnOnce(HostView) -> HostView) -> Self {
+        let view = match self.spec.root {
+            View::Host(view) => view,
+            View::Own(_) => HostView::new(),
+        };
+        self.spec.root = View::Host(change(view));
+        self
+    }
+
+    /// Adds to the view, after what the root brings. Items are made in call order.
+    pub fn mount(mut self, item: impl Into<Mount>) -> Self {
+        self.spec.mounts.push(item.into());
         self
     }
 
     /// Shows a file or directory of the host read-only, with all that is mounted below it.
     pub fn bind_ro(self, source: impl AsRef<Path>, target: impl AsRef<Path>) -> Self {
-        self.with_root(|root| root.bind_ro(source.as_ref(), target.as_ref()))
+        self.mount(Bind::read_only(source, target))
     }
 
-    /// Shows a file or directory of the host so that it can be changed, within the payload's rights.
+    /// Shows a file or directory of the host so that it can be changed, as far as the payload's user may.
     pub fn bind(self, source: impl AsRef<Path>, target: impl AsRef<Path>) -> Self {
-        self.with_root(|root| root.bind(source.as_ref(), target.as_ref()))
+        self.mount(Bind::new(source, target))
+    }
+
+    /// An empty directory in memory, with the default limits of [`palisade_fsroot::Tmpfs`].
+    pub fn tmpfs(self, target: impl AsRef<Path>) -> Self {
+        self.mount(Tmpfs::new(target))
     }
 
     /// The namespaces that are new; all but time by default. A kind that is left out is shared with the host

@@ -72,7 +72,7 @@ pub(crate) fn clone_child(
         cgroup: cgroup.map_or(0, |fd| fd.as_raw_fd() as u64),
     };
     if cgroup.is_some() {
-        args.flags |= libc::CLONE_INTO_CGROUP as u64;
+        args.flags |= CLONE_INTO_CGROUP;
     }
     let result: i64;
     // SAFETY: the parent continues after the asm with the kernel's result in rax and all other registers kept. The
@@ -101,6 +101,7 @@ pub(crate) fn clone_child(
 }
 
 const CLONE_CLEAR_SIGHAND: u64 = 1 << 32;
+const CLONE_INTO_CGROUP: u64 = 1 << 33;
 
 /// The first function of a child. It ends by executing the stage, or by exit after the image holds the fault.
 extern "C" fn run_prologue(prologue: *mut Image) -> ! {

@@ -365,6 +365,14 @@ impl Program {
         }
     }
 
+    /// Makes operation `index` fail with `errno`, or end the process where `errno` is 0: for tests of what happens then.
+    pub fn inject(&mut self, index: usize, errno: i32) {
+        let step = self.ops[index].step;
+        let fail = Op { kind: KIND_FAIL, value: errno as u64, step, ..Op::default() };
+        let exit = Op { nr: libc::SYS_exit_group as u32, out: NO_SLOT, step, ..Op::default() };
+        self.ops[index] = if errno == 0 { exit } else { fail };
+    }
+
     /// The step of operation `index`.
     pub fn step(&self, index: usize) -> Option<Step> {
         self.ops.get(index).map(|op| Step::from_raw(op.step))
