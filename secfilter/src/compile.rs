@@ -129,7 +129,11 @@ fn ranges(graph: &mut Graph, table: &Table) -> Result<Vec<Range>, Error> {
     for (i, &(start, id)) in points.iter().enumerate() {
         let end = points.get(i + 1).map_or(u32::MAX, |next| next.0 - 1);
         // The kernel walks all numbers below about 480 once; a call with conditions is walked at each call.
-        let weight = if matches!(graph.nodes[id], Node::Test { .. }) { 32 } else { (end - start).min(512) as usize + 1 };
+        let weight = if matches!(graph.nodes[id], Node::Test { .. }) {
+            32
+        } else {
+            (end - start).min(512) as usize + 1
+        };
         match ranges.last_mut() {
             Some(last) if last.id == id => {
                 last.end = end;
@@ -248,7 +252,13 @@ impl Graph {
     }
 
     /// One condition, given what is known; `yes` and `no` say where to go in each state.
-    fn condition(&mut self, condition: &Condition, facts: Facts<'_>, yes: &[Id; STATES], no: &[Id; STATES]) -> Id {
+    fn condition(
+        &mut self,
+        condition: &Condition,
+        facts: Facts<'_>,
+        yes: &[Id; STATES],
+        no: &[Id; STATES],
+    ) -> Id {
         let Condition { index, mask, op, value } = *condition;
         let (op, yes, no) = match op {
             Comparison::Ne => (Comparison::Eq, no, yes),
@@ -290,7 +300,11 @@ impl Graph {
         let masked = Load { offset: offset + 4, mask: mask_high };
         let equal = low(self, nonzero);
         let equal = self.test(masked, JMP_JEQ_K, value_high, equal, no[facts.state]);
-        if op == Comparison::Eq { equal } else { self.test(masked, JMP_JGT_K, value_high, yes[nonzero], equal) }
+        if op == Comparison::Eq {
+            equal
+        } else {
+            self.test(masked, JMP_JGT_K, value_high, yes[nonzero], equal)
+        }
     }
 
     fn low_half(&mut self, offset: u32, op: Comparison, mask: u32, value: u32, yes: Id, no: Id) -> Id {

@@ -132,7 +132,12 @@ fn nearest(name: &str) -> Option<&'static str> {
     if name.len() > 40 {
         return None;
     }
-    TABLE.iter().map(|row| (edits(name.as_bytes(), row.0.as_bytes()), row.0)).min().filter(|m| m.0 <= 2).map(|m| m.1)
+    TABLE
+        .iter()
+        .map(|row| (edits(name.as_bytes(), row.0.as_bytes()), row.0))
+        .min()
+        .filter(|m| m.0 <= 2)
+        .map(|m| m.1)
 }
 
 /// Levenshtein's distance.

@@ -52,12 +52,11 @@ fn number() -> impl Strategy<Value = u32> {
 }
 
 fn rule() -> impl Strategy<Value = Rule> {
-    (proptest::collection::vec(number(), 1..12), proptest::collection::vec(condition(), 0..4), action()).prop_map(
-        |(numbers, conditions, action)| {
+    (proptest::collection::vec(number(), 1..12), proptest::collection::vec(condition(), 0..4), action())
+        .prop_map(|(numbers, conditions, action)| {
             let rule = Rule::new(numbers.into_iter().map(Syscall::new), action);
             conditions.into_iter().fold(rule, Rule::when)
-        },
-    )
+        })
 }
 
 fn policy() -> impl Strategy<Value = Policy> {
@@ -79,14 +78,23 @@ fn call() -> impl Strategy<Value = SeccompData> {
         1 => Just(Arch::X86.audit()),
         1 => any::<u32>(),
     ];
-    (nr, arch, proptest::array::uniform6(word()))
-        .prop_map(|(nr, arch, args)| SeccompData { nr, arch, instruction_pointer: 0, args })
+    (nr, arch, proptest::array::uniform6(word())).prop_map(|(nr, arch, args)| SeccompData {
+        nr,
+        arch,
+        instruction_pointer: 0,
+        args,
+    })
 }
 
 /// The number of cases: PROPTEST_CASES, or this. Each case checks about 100 calls.
 fn config(cases: u32) -> ProptestConfig {
     let cases = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(cases);
-    ProptestConfig { cases, failure_persistence: None, max_global_rejects: 1 << 20, ..ProptestConfig::default() }
+    ProptestConfig {
+        cases,
+        failure_persistence: None,
+        max_global_rejects: 1 << 20,
+        ..ProptestConfig::default()
+    }
 }
 
 proptest! {
@@ -187,7 +195,8 @@ fn mistakes_are_errors() {
     ] {
         assert_eq!(kind(base().rule(Rule::new(["read"], Action::Allow).when(constant))), ErrorKind::BadRule);
     }
-    let unreachable = base().allow(["ioctl"]).rule(Rule::new(["ioctl"], Action::EPERM).when(arg(1).eq(0x5412)));
+    let unreachable =
+        base().allow(["ioctl"]).rule(Rule::new(["ioctl"], Action::EPERM).when(arg(1).eq(0x5412)));
     let error = unreachable.compile().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::BadRule);
     assert!(error.to_string().contains("rule 2 for ioctl is never reached: rule 1"), "{error}");
@@ -247,7 +256,8 @@ fn equal_rules_share_their_code() {
         (0..8).fold(policy, |policy, i| policy.rule(Rule::new([call], Action::Allow).when(arg(0).eq(i * 3))))
     };
     let one = rules(Policy::new(Action::EPERM), "read").compile().unwrap().instructions().len();
-    let two = rules(rules(Policy::new(Action::EPERM), "read"), "getpid").compile().unwrap().instructions().len();
+    let two =
+        rules(rules(Policy::new(Action::EPERM), "read"), "getpid").compile().unwrap().instructions().len();
     assert!(two <= one + 2, "{one} {two}");
 }
 
