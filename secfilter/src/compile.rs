@@ -91,8 +91,7 @@ fn ranges(graph: &mut Graph, table: &Table) -> Result<Vec<Range>, Error> {
     let unknown = graph.answer(table.unknown);
     let mut points: Vec<(u32, Id)> = Vec::new();
     let mut bodies: HashMap<&[(Vec<Condition>, Action)], Id> = HashMap::new();
-    let known = syscall::known(table.arch);
-    let mut numbers: Vec<u32> = known.iter().copied().chain(table.calls.keys().copied()).collect();
+    let mut numbers: Vec<u32> = syscall::known(table.arch).chain(table.calls.keys().copied()).collect();
     numbers.sort_unstable();
     numbers.dedup();
     let mut next = 0;
@@ -100,7 +99,7 @@ fn ranges(graph: &mut Graph, table: &Table) -> Result<Vec<Range>, Error> {
         if nr > next {
             points.push((next, unknown));
         }
-        let fallback = if known.binary_search(&nr).is_ok() { default } else { unknown };
+        let fallback = if syscall::name_on(table.arch, nr).is_some() { default } else { unknown };
         let id = match table.calls.get(&nr) {
             None => fallback,
             Some(rules) => match bodies.get(rules.as_slice()) {

@@ -100,7 +100,15 @@ const EAFNOSUPPORT: Action = Action::Errno(libc::EAFNOSUPPORT as u16);
 /// Refused with EAFNOSUPPORT: sockets of families other than AF_UNIX, AF_INET, AF_INET6 and, for NETLINK_ROUTE only,
 /// AF_NETLINK.
 ///
-/// Change it with [`Policy::set`].
+/// Change it with [`Policy::set`]. A debugger or strace inside needs `ptrace`, `process_vm_readv` and `process_vm_writev`.
+///
+/// ```
+/// # use palisade_secfilter::presets;
+/// let filter = presets::payload().compile()?;
+/// filter.permits_exec()?;
+/// assert!(filter.instructions().len() < 120);
+/// # Ok::<(), palisade_secfilter::Error>(())
+/// ```
 pub fn payload() -> Policy {
     Policy::new(Action::EPERM)
         .allow(ORDINARY)

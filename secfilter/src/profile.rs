@@ -197,7 +197,6 @@ impl Profile {
             let newest = names.filter_map(|name| syscall::number_on(Arch::NATIVE, name)).max();
             if let Some(newest) = newest {
                 let newer: Vec<&str> = syscall::known(Arch::NATIVE)
-                    .into_iter()
                     .filter(|&nr| nr > newest)
                     .filter_map(|nr| syscall::name_on(Arch::NATIVE, nr))
                     .collect();

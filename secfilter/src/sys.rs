@@ -117,6 +117,12 @@ pub(crate) fn poll_in(fd: BorrowedFd<'_>, timeout: i32) -> Result<i16, i32> {
     if result < 0 { Err(errno()) } else { Ok(entry.revents) }
 }
 
+/// The calling thread's id.
+pub(crate) fn gettid() -> i32 {
+    // SAFETY: takes no address.
+    unsafe { libc::gettid() }
+}
+
 /// `uname -r`.
 pub(crate) fn kernel_release() -> String {
     // SAFETY: arrays of bytes: zeros are valid.

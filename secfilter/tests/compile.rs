@@ -1,4 +1,5 @@
 //! The compiler against the policies' own meaning.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use palisade_secfilter::{
     Action, Arch, Arg, Condition, ErrorKind, MAX_INSNS, Policy, Rule, SeccompData, Syscall, arg, presets,
@@ -61,7 +62,11 @@ fn rule() -> impl Strategy<Value = Rule> {
 
 fn policy() -> impl Strategy<Value = Policy> {
     (action(), action(), proptest::collection::vec(rule(), 0..24)).prop_map(|(default, unknown, rules)| {
-        rules.into_iter().fold(Policy::new(default).unknown(unknown), Policy::rule)
+        // A rule that another hides, or that is always or never true, is an error: leave it out.
+        rules.into_iter().fold(Policy::new(default).unknown(unknown), |policy, rule| {
+            let longer = policy.clone().rule(rule);
+            if longer.compile().is_ok() { longer } else { policy }
+        })
     })
 }
 
@@ -98,7 +103,7 @@ fn config(cases: u32) -> ProptestConfig {
 }
 
 proptest! {
-    #![proptest_config(config(600))]
+    #![proptest_config(config(100))]
 
     /// A74: the compiled program gives each call the answer that the policy means.
     #[test]
@@ -106,26 +111,20 @@ proptest! {
         policy in policy(),
         calls in proptest::collection::vec(call(), 100),
     ) {
-        match policy.compile() {
-            Ok(filter) => {
-                prop_assert!(filter.instructions().len() <= MAX_INSNS);
-                for call in calls {
-                    prop_assert_eq!(filter.evaluate(&call), policy.evaluate(&call), "{:?}\n{}", call, filter);
-                }
-            }
-            // Random rules hide each other, and random conditions may be constant; nothing else may go wrong.
-            Err(error) => prop_assert_eq!(error.kind(), ErrorKind::BadRule, "{}", error),
+        let filter = policy.compile().unwrap();
+        prop_assert!(filter.instructions().len() <= MAX_INSNS);
+        for call in calls {
+            prop_assert_eq!(filter.evaluate(&call), policy.evaluate(&call), "{:?}\n{}", call, filter);
         }
     }
 
     /// The possible answers of `verdict` include every answer of `evaluate`.
     #[test]
     fn verdicts_cover_every_answer(policy in policy(), calls in proptest::collection::vec(call(), 50)) {
-        if let Ok(filter) = policy.compile() {
-            for call in calls.into_iter().filter(|call| call.arch == Arch::X86_64.audit()) {
-                let verdict = filter.verdict(Syscall::new(call.nr));
-                prop_assert!(verdict.actions().contains(&filter.evaluate(&call)), "{:?} {}", call, verdict);
-            }
+        let filter = policy.compile().unwrap();
+        for call in calls.into_iter().filter(|call| call.arch == Arch::X86_64.audit()) {
+            let verdict = filter.verdict(Syscall::new(call.nr));
+            prop_assert!(verdict.actions().contains(&filter.evaluate(&call)), "{:?} {}", call, verdict);
         }
     }
 }
@@ -268,11 +267,10 @@ fn payload_is_short_and_permits_exec() {
     presets::strict_compute().compile().unwrap().permits_exec().unwrap();
     let error = Policy::new(Action::EPERM).compile().unwrap().permits_exec().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ForbidsExec);
-    println!("{filter}\n{} instructions", filter.instructions().len());
-    assert!(filter.instructions().len() < 200, "{}", filter.instructions().len());
+    assert!(filter.instructions().len() < 120, "{}", filter.instructions().len());
     for call in ["read", "write", "futex", "clock_gettime", "mmap", "openat", "ioctl", "clone"] {
         let cost = filter.cost(&data(call, first(0)));
-        assert!(cost <= 20, "{call}: {cost}");
+        assert!(cost < 20, "{call}: {cost}");
     }
 }
 

@@ -1,4 +1,5 @@
 //! Compiled filters against the kernel.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::collections::HashMap;
 use std::os::unix::process::ExitStatusExt;

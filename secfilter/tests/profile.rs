@@ -1,4 +1,5 @@
 //! Profiles: Docker's default as data, its meaning, and what the kernel makes of it.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use palisade_secfilter::{
     Action, Arch, ErrorKind, Filter, Host, KernelVersion, Profile, SeccompData, Syscall,

@@ -1,4 +1,5 @@
 //! The same policies through seccompiler: the same verdicts, and what each program costs.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::collections::BTreeMap;
 

@@ -227,7 +227,10 @@ fn errno(at: &str, number: Option<u64>, name: Option<&str>) -> Result<u16, Error
         Some(number) => match u16::try_from(number) {
             Ok(errno) if errno <= MAX_ERRNO => Some(errno),
             _ => {
-                return Err(invalid(at, format!("errno {number} is above the kernel's highest, {MAX_ERRNO}")));
+                return Err(invalid(
+                    at,
+                    format!("errno {number} is above the kernel's highest, {MAX_ERRNO}"),
+                ));
             }
         },
     };

@@ -73,13 +73,13 @@ impl Shared {
     pub(crate) fn set(&self, index: usize, value: i64) {
         assert!(index < self.len);
         // SAFETY: inside the mapping; volatile, since another process reads it.
-        unsafe { self.base.add(index).write_volatile(value) }
+        unsafe { self.base.wrapping_add(index).write_volatile(value) }
     }
 
     pub(crate) fn get(&self, index: usize) -> i64 {
         assert!(index < self.len);
         // SAFETY: inside the mapping.
-        unsafe { self.base.add(index).read_volatile() }
+        unsafe { self.base.wrapping_add(index).read_volatile() }
     }
 }
 
