@@ -1,0 +1,272 @@
+//! Giving a user namespace its maps: written directly where that is allowed, else by newuidmap and newgidmap.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
+
+use crate::helper::{Helper, Tool};
+use crate::{
+    Capability, Error, ErrorKind, Gid, IdMap, Maps, Result, Setgroups, SubIds, ThreadCapabilities, Uid, sys,
+    user,
+};
+
+impl Maps {
+    /// The fullest maps that the calling user may have without privilege: user and group 0 inside are the caller's
+    /// own, and from 1 on come the ranges that `/etc/subuid` and `/etc/subgid` delegate to them.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotDelegated`] if a file has no range for the caller; those of [`SubIds::of_users`].
+    pub fn rootless() -> Result<Self> {
+        let (uid, gid) = caller()?;
+        let name = user::login_name(uid)?;
+        let ranges = |file: SubIds, path: &str| {
+            let ranges = file.of(name.as_deref(), uid);
+            if ranges.is_empty() {
+                return Err(Error::new(
+                    ErrorKind::NotDelegated,
+                    format!("{path} has no range for user {uid}"),
+                )
+                .hint_is("usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER"));
+            }
+            Ok(ranges)
+        };
+        let users = ranges(SubIds::of_users()?, "/etc/subuid")?;
+        let groups = ranges(SubIds::of_groups()?, "/etc/subgid")?;
+        Ok(Self::new(IdMap::rootless(uid, &users)?, IdMap::rootless(gid, &groups)?))
+    }
+
+    /// Decides how a child of the calling thread gets these maps, and checks beforehand what the kernel would refuse.
+    ///
+    /// A map is written directly if the caller has `CAP_SETUID` (`CAP_SETGID`), or if it is the caller's own id alone;
+    /// else `newuidmap` (`newgidmap`) of the package uidmap must do it.
+    ///
+    /// # Errors
+    /// - [`ErrorKind::Unmapped`]: an outside id does not exist in the caller's own user namespace.
+    /// - [`ErrorKind::Conflict`]: a group map of one's own id alone, by a caller without `CAP_SETGID`, needs
+    ///   [`Maps::deny_setgroups`].
+    /// - [`ErrorKind::Permission`]: the caller's user 0 is mapped (not by helpers), which since Linux 5.12 takes `CAP_SETFCAP`.
+    /// - [`ErrorKind::HelperMissing`].
+    /// - [`ErrorKind::System`]: /proc is not there to read the caller's own map from.
+    pub fn prepare(&self) -> Result<PreparedMaps> {
+        let (uid, gid) = caller()?;
+        let own = |path: &str| -> Result<IdMap> {
+            let text = crate::file::read_path(path.as_ref(), 64 * 1024)?;
+            let map = text.map(|text| IdMap::parse(&text)).transpose()?.flatten();
+            map.ok_or_else(|| {
+                Error::new(ErrorKind::System, format!("{path} is missing or empty"))
+                    .hint_is("is /proc mounted?")
+            })
+        };
+        self.uid.check_parent(&own("/proc/self/uid_map")?)?;
+        self.gid.check_parent(&own("/proc/self/gid_map")?)?;
+
+        let effective = ThreadCapabilities::current()?.effective;
+        let own_uid = self.uid.as_single::<Uid>().is_some_and(|(_, outside)| outside == uid);
+        let own_gid = self.gid.as_single::<Gid>().is_some_and(|(_, outside)| outside == gid);
+        let uid_by = if own_uid || effective.contains(Capability::Setuid) {
+            if self.uid.to_inside(Uid::ROOT).is_some() && !effective.contains(Capability::Setfcap) {
+                return Err(Error::new(
+                    ErrorKind::Permission,
+                    "mapping user 0 of this namespace takes CAP_SETFCAP",
+                )
+                .capability_is(Capability::Setfcap)
+                .hint_is("map ids other than 0, or keep the capability"));
+            }
+            Writer::Direct
+        } else {
+            Writer::Helper(Helper::find(Tool::Newuidmap)?)
+        };
+        let gid_by = if effective.contains(Capability::Setgid) {
+            Writer::Direct
+        } else if own_gid {
+            if self.setgroups == Setgroups::Allow {
+                return Err(Error::new(
+                    ErrorKind::Conflict,
+                    format!("group map '{}' without CAP_SETGID takes setgroups denied", self.gid.ranges()[0]),
+                )
+                .hint_is("Maps::deny_setgroups"));
+            }
+            Writer::Direct
+        } else {
+            Writer::Helper(Helper::find(Tool::Newgidmap)?)
+        };
+        Ok(PreparedMaps { maps: self.clone(), uid_by, gid_by })
+    }
+}
+
+fn caller() -> Result<(Uid, Gid)> {
+    let no_id = || Error::new(ErrorKind::InvalidId, "the calling thread has no id");
+    Ok((sys::geteuid().ok_or_else(no_id)?, sys::getegid().ok_or_else(no_id)?))
+}
+
+#[derive(Debug, Clone)]
+enum Writer {
+    Direct,
+    Helper(Helper),
+}
+
+/// Maps with the decision who writes them. `Display` prints what would be done.
+#[derive(Debug, Clone)]
+pub struct PreparedMaps {
+    maps: Maps,
+    uid_by: Writer,
+    gid_by: Writer,
+}
+
+impl PreparedMaps {
+    /// The maps.
+    pub fn maps(&self) -> &Maps {
+        &self.maps
+    }
+
+    /// Whether a helper program is run for either map.
+    pub fn uses_helpers(&self) -> bool {
+        matches!((&self.uid_by, &self.gid_by), (Writer::Helper(_), _) | (_, Writer::Helper(_)))
+    }
+
+    /// Gives the maps to the user namespace of a child that was made in a new one. `pid_dir` is its directory in
+    /// /proc; the child must not have been waited for, so that its number stays its own.
+    ///
+    /// In this order: `deny` to setgroups if asked, the group map, the user map. There is no second try.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotTrusted`] if `pid_dir` is not of procfs or something is mounted over its files;
+    /// [`ErrorKind::Permission`] where the kernel refuses; [`ErrorKind::HelperFailed`] and [`ErrorKind::NotDelegated`]
+    /// with what the helper said.
+    pub fn apply(&self, pid_dir: BorrowedFd<'_>) -> Result<()> {
+        if self.maps.setgroups == Setgroups::Deny {
+            write(pid_dir, "setgroups", b"deny")?;
+        }
+        self.write_one(pid_dir, &self.gid_by, "gid_map", &self.maps.gid)?;
+        self.write_one(pid_dir, &self.uid_by, "uid_map", &self.maps.uid)
+    }
+
+    fn write_one(&self, pid_dir: BorrowedFd<'_>, by: &Writer, file: &str, map: &IdMap) -> Result<()> {
+        match by {
+            Writer::Direct => write(pid_dir, file, map.to_string().as_bytes()),
+            Writer::Helper(helper) => helper.run(pid_of(pid_dir)?, map),
+        }
+    }
+}
+
+impl fmt::Display for PreparedMaps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.maps.setgroups == Setgroups::Deny {
+            writeln!(f, "write \"deny\" to setgroups")?;
+        }
+        for (by, file, map) in
+            [(&self.gid_by, "gid_map", &self.maps.gid), (&self.uid_by, "uid_map", &self.maps.uid)]
+        {
+            let lines = map.ranges().iter().map(ToString::to_string).collect::<Vec<_>>();
+            match by {
+                Writer::Direct => writeln!(f, "write {:?} to {file}", lines.join("\n"))?,
+                Writer::Helper(helper) => {
+                    writeln!(f, "run {} PID {}", helper.path().display(), lines.join(" "))?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes maps directly, whoever the caller is: `deny` to setgroups if asked, then the group map, then the user map.
+/// [`Maps::prepare`] is the way that checks first and knows of helpers.
+///
+/// `pid_dir` is the directory in /proc of a process in the user namespace.
+/// See [user_namespaces(7)](https://man7.org/linux/man-pages/man7/user_namespaces.7.html).
+///
+/// # Errors
+/// As [`PreparedMaps::apply`], without the helpers'.
+pub fn write_maps(pid_dir: BorrowedFd<'_>, maps: &Maps) -> Result<()> {
+    PreparedMaps { maps: maps.clone(), uid_by: Writer::Direct, gid_by: Writer::Direct }.apply(pid_dir)
+}
+
+/// Reads the maps of a process's user namespace, as seen from the caller's; `None` where none was written yet.
+///
+/// # Errors
+/// [`ErrorKind::NotTrusted`], [`ErrorKind::System`], [`ErrorKind::Permission`] as for writing; [`ErrorKind::Syntax`].
+pub fn read_maps(pid_dir: BorrowedFd<'_>) -> Result<Option<Maps>> {
+    let read = |file: &str| -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        open(pid_dir, file, OFlag::O_RDONLY)?
+            .take(64 * 1024)
+            .read_to_end(&mut bytes)
+            .map_err(|error| Error::io(&error, format!("read {file} of the process")))?;
+        Ok(bytes)
+    };
+    let setgroups = match read("setgroups")?.trim_ascii() {
+        b"allow" => Setgroups::Allow,
+        b"deny" => Setgroups::Deny,
+        _ => return Err(Error::new(ErrorKind::Syntax, "setgroups of the process is neither allow nor deny")),
+    };
+    let maps = (IdMap::parse(&read("uid_map")?)?, IdMap::parse(&read("gid_map")?)?);
+    Ok(match maps {
+        (Some(uid), Some(gid)) => Some(Maps { uid, gid, setgroups }),
+        _ => None,
+    })
+}
+
+/// Opens a file of a process directory and makes sure that it is procfs's own: no link, and nothing mounted over it.
+fn open(pid_dir: BorrowedFd<'_>, name: &str, flags: OFlag) -> Result<File> {
+    let failed = |errno: nix::errno::Errno| {
+        let error = Error::os(errno as i32, format!("open {name} of the process"));
+        match errno {
+            nix::errno::Errno::EXDEV | nix::errno::Errno::ELOOP => {
+                Error::new(ErrorKind::NotTrusted, format!("something is mounted over {name} of the process"))
+            }
+            nix::errno::Errno::EACCES => {
+                error.hint_is("the process must not have become undumpable, nor its files another user's")
+            }
+            _ => error,
+        }
+    };
+    let magic =
+        |fd: BorrowedFd<'_>| fstatfs(fd).map(|fs| fs.filesystem_type() == PROC_SUPER_MAGIC).map_err(failed);
+    if !magic(pid_dir)? {
+        return Err(Error::new(ErrorKind::NotTrusted, "the process directory is not of procfs"));
+    }
+    let resolve =
+        ResolveFlag::RESOLVE_NO_XDEV | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_BENEATH;
+    let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(resolve);
+    openat2(pid_dir, name, how).map(File::from).map_err(failed)
+}
+
+/// One write(2) of all of it: the kernel takes no second.
+fn write(pid_dir: BorrowedFd<'_>, name: &str, bytes: &[u8]) -> Result<()> {
+    let what = || format!("write {:?} to {name} of the process", String::from_utf8_lossy(bytes));
+    let mut file = open(pid_dir, name, OFlag::O_WRONLY)?;
+    match file.write(bytes) {
+        Ok(written) if written == bytes.len() => Ok(()),
+        Ok(written) => {
+            Err(Error::new(ErrorKind::System, format!("{}: only {written} bytes were taken", what())))
+        }
+        Err(error) => {
+            let hint = match (name, error.raw_os_error()) {
+                ("setgroups", Some(libc::EPERM)) => "its group map is written already",
+                (_, Some(libc::EPERM)) => {
+                    "the map may be written already; else it takes CAP_SETUID or CAP_SETGID in the parent namespace, \
+                     or a single line of the caller's own id, for groups after setgroups was denied"
+                }
+                (_, Some(libc::EINVAL)) => "an outside id may be missing in the parent namespace",
+                _ => return Err(Error::io(&error, what())),
+            };
+            Err(Error::io(&error, what()).hint_is(hint))
+        }
+    }
+}
+
+/// The process's number in the procfs that `pid_dir` is of.
+fn pid_of(pid_dir: BorrowedFd<'_>) -> Result<u32> {
+    let mut line = Vec::new();
+    open(pid_dir.as_fd(), "stat", OFlag::O_RDONLY)?
+        .take(64)
+        .read_to_end(&mut line)
+        .map_err(|error| Error::io(&error, "read stat of the process"))?;
+    let digits = line.split(|byte| *byte == b' ').next().unwrap_or_default();
+    crate::id::decimal(digits)
+        .ok_or_else(|| Error::new(ErrorKind::Syntax, "stat of the process has no number"))
+}
