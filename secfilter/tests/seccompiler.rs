@@ -3,48 +3,17 @@
 
 use std::collections::BTreeMap;
 
-use palisade_secfilter::{Action, Policy, Rule, SeccompData, Syscall, arg};
+use palisade_secfilter::{Action, Insn, Policy, Rule, SeccompData, Syscall, arg};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
     TargetArch,
 };
 
 mod common;
-use common::Random;
-
-/// A classic BPF interpreter that shares nothing with the crate's: one more opinion on both programs.
-fn run(program: impl Fn(usize) -> (u16, u8, u8, u32), data: &SeccompData) -> u32 {
-    let mut bytes = Vec::from(data.nr.to_le_bytes());
-    bytes.extend(data.arch.to_le_bytes());
-    bytes.extend(data.instruction_pointer.to_le_bytes());
-    data.args.iter().for_each(|arg| bytes.extend(arg.to_le_bytes()));
-    let (mut a, mut pc) = (0u32, 0);
-    loop {
-        let (code, jt, jf, k) = program(pc);
-        pc += 1;
-        let jump = match code {
-            0x20 => {
-                a = u32::from_le_bytes(bytes[k as usize..k as usize + 4].try_into().unwrap());
-                0
-            }
-            0x54 => {
-                a &= k;
-                0
-            }
-            0x05 => k as usize,
-            0x15 => usize::from(if a == k { jt } else { jf }),
-            0x25 => usize::from(if a > k { jt } else { jf }),
-            0x35 => usize::from(if a >= k { jt } else { jf }),
-            0x45 => usize::from(if a & k != 0 { jt } else { jf }),
-            0x06 => return k,
-            other => panic!("instruction {other:#x}"),
-        };
-        pc += jump;
-    }
-}
+use common::{Random, run_bpf};
 
 /// A random policy, in both languages: one action for what matches, another for the rest.
-fn policies(random: &mut Random) -> (Policy, BpfProgram) {
+fn policies(random: &mut Random) -> (Policy, Vec<Insn>) {
     let mut policy = Policy::new(Action::Errno(1)).unknown(Action::Errno(1));
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
     for _ in 0..1 + random.below(25) {
@@ -96,7 +65,10 @@ fn policies(random: &mut Random) -> (Policy, BpfProgram) {
     }
     let filter =
         SeccompFilter::new(rules, SeccompAction::Errno(1), SeccompAction::Allow, TargetArch::x86_64).unwrap();
-    (policy, filter.try_into().unwrap())
+    let program: BpfProgram = filter.try_into().unwrap();
+    let insn =
+        |insn: &seccompiler::sock_filter| Insn { code: insn.code, jt: insn.jt, jf: insn.jf, k: insn.k };
+    (policy, program.iter().map(insn).collect())
 }
 
 /// A million random (policy, call) pairs.
@@ -114,10 +86,9 @@ fn a74_same_verdicts_as_seccompiler() {
         for _ in 0..calls {
             let nr = Syscall::new(random.below(480) as u32);
             let data = SeccompData::new(nr, std::array::from_fn(|_| random.word()));
-            let oracle = run(|pc| (theirs[pc].code, theirs[pc].jt, theirs[pc].jf, theirs[pc].k), &data);
-            let own = run(|pc| (ours[pc].code, ours[pc].jt, ours[pc].jf, ours[pc].k), &data);
-            assert_eq!(Action::from_ret(own), filter.evaluate(&data), "{data:?}");
-            assert_eq!(Action::from_ret(oracle), Action::from_ret(own), "{data:?}\n{filter}");
+            let own = run_bpf(ours, &data);
+            assert_eq!(own, filter.evaluate(&data), "{data:?}");
+            assert_eq!(run_bpf(&theirs, &data), own, "{data:?}\n{filter}");
         }
     }
     println!("instructions: {ours_len} ours, {theirs_len} seccompiler's");
