@@ -121,12 +121,19 @@ pub(crate) fn gettid() -> u32 {
 
 /// libseccomp, if this machine has it: an oracle at run time, no dependency.
 pub(crate) struct Libseccomp {
-    init: unsafe extern "C" fn(u32) -> *mut libc::c_void,
-    attr_set: unsafe extern "C" fn(*mut libc::c_void, i32, u32) -> i32,
-    rule_add: unsafe extern "C" fn(*mut libc::c_void, u32, i32, u32, *const ScmpArgCmp) -> i32,
-    export: unsafe extern "C" fn(*const libc::c_void, i32) -> i32,
-    release: unsafe extern "C" fn(*mut libc::c_void),
+    init: Init,
+    attr_set: AttrSet,
+    rule_add: RuleAdd,
+    export: Export,
+    release: Release,
 }
+
+type Pointer = *mut libc::c_void;
+type Init = unsafe extern "C" fn(u32) -> Pointer;
+type AttrSet = unsafe extern "C" fn(Pointer, i32, u32) -> i32;
+type RuleAdd = unsafe extern "C" fn(Pointer, u32, i32, u32, *const ScmpArgCmp) -> i32;
+type Export = unsafe extern "C" fn(Pointer, i32) -> i32;
+type Release = unsafe extern "C" fn(Pointer);
 
 /// `struct scmp_arg_cmp`.
 #[derive(Clone, Copy, Debug)]
@@ -155,15 +162,15 @@ impl Libseccomp {
         let release = symbol(c"seccomp_release")?;
         Some(Libseccomp {
             // SAFETY: as in seccomp.h.
-            init: unsafe { std::mem::transmute::<*mut libc::c_void, _>(init) },
+            init: unsafe { std::mem::transmute::<Pointer, Init>(init) },
             // SAFETY: as in seccomp.h.
-            attr_set: unsafe { std::mem::transmute::<*mut libc::c_void, _>(attr_set) },
+            attr_set: unsafe { std::mem::transmute::<Pointer, AttrSet>(attr_set) },
             // SAFETY: as in seccomp.h.
-            rule_add: unsafe { std::mem::transmute::<*mut libc::c_void, _>(rule_add) },
+            rule_add: unsafe { std::mem::transmute::<Pointer, RuleAdd>(rule_add) },
             // SAFETY: as in seccomp.h.
-            export: unsafe { std::mem::transmute::<*mut libc::c_void, _>(export) },
+            export: unsafe { std::mem::transmute::<Pointer, Export>(export) },
             // SAFETY: as in seccomp.h.
-            release: unsafe { std::mem::transmute::<*mut libc::c_void, _>(release) },
+            release: unsafe { std::mem::transmute::<Pointer, Release>(release) },
         })
     }
 
