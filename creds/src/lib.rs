@@ -21,3 +21,4 @@ pub use id_map::{IdMap, IdRange, Maps, Setgroups};
 pub use maps::{PreparedMaps, read_maps, write_maps};
 pub use subid::{SubIds, SubRange};
 pub use thread_caps::ThreadCapabilities;
+pub use user::{GroupEntry, PasswdEntry, User, UserDb, UserSpec};
