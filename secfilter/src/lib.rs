@@ -1,1 +1,22 @@
 #![doc = include_str!("../README.md")]
+
+mod action;
+mod arch;
+mod bpf;
+mod compile;
+mod condition;
+mod error;
+mod filter;
+mod policy;
+pub mod presets;
+mod syscall;
+mod table;
+
+pub use action::Action;
+pub use arch::Arch;
+pub use bpf::{Insn, MAX_INSNS, SeccompData};
+pub use condition::{Arg, Condition, arg};
+pub use error::{Error, ErrorKind};
+pub use filter::{Filter, Verdict};
+pub use policy::{CallRef, Policy, Rule};
+pub use syscall::Syscall;

@@ -127,6 +127,7 @@ pub struct Program {
     pub(crate) slots: u16,
     objects: Vec<Option<Arc<str>>>,
     landings: Vec<Option<u32>>,
+    pub(crate) inputs: Vec<(u16, &'static str)>,
     now: (Step, Option<Arc<str>>),
 }
 
@@ -188,6 +189,14 @@ impl Program {
         let place = self.bytes(&table);
         self.relocate(place);
         place
+    }
+
+    /// A slot that holds a value before the program runs: [`Image::set`] puts it there. Printed by its name.
+    pub fn input(&mut self, name: &'static str) -> Slot {
+        let slot = Slot(self.slots);
+        self.slots += 1;
+        self.inputs.push((slot.0, name));
+        slot
     }
 
     /// Turns the arena offsets that stand in `place` into addresses when the program runs.
@@ -342,6 +351,7 @@ impl Program {
             self.ops.push(op);
         }
         self.objects.extend_from_slice(&other.objects);
+        self.inputs.extend(other.inputs.iter().map(|&(slot, name)| (slot + slots, name)));
         Appended { slots, arena }
     }
 
