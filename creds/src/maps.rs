@@ -39,6 +39,16 @@ impl Maps {
         Ok(Self::new(IdMap::rootless(uid, &users)?, IdMap::rootless(gid, &groups)?))
     }
 
+    /// The maps of the user namespace that the calling thread is in; the initial one's are [`IdMap::identity`].
+    ///
+    /// # Errors
+    /// As [`read_maps`], and [`ErrorKind::System`] where /proc is not mounted.
+    pub fn current() -> Result<Option<Self>> {
+        let own =
+            File::open("/proc/thread-self").map_err(|error| Error::io(&error, "open /proc/thread-self"))?;
+        read_maps(own.as_fd())
+    }
+
     /// Decides how a child of the calling thread gets these maps, and checks beforehand what the kernel would refuse.
     ///
     /// A map is written directly if the caller has `CAP_SETUID` (`CAP_SETGID`), or if it is the caller's own id alone;
@@ -53,16 +63,10 @@ impl Maps {
     /// - [`ErrorKind::System`]: /proc is not there to read the caller's own map from.
     pub fn prepare(&self) -> Result<PreparedMaps> {
         let (uid, gid) = caller()?;
-        let own = |path: &str| -> Result<IdMap> {
-            let text = crate::file::read_path(path.as_ref(), 64 * 1024)?;
-            let map = text.map(|text| IdMap::parse(&text)).transpose()?.flatten();
-            map.ok_or_else(|| {
-                Error::new(ErrorKind::System, format!("{path} is missing or empty"))
-                    .hint_is("is /proc mounted?")
-            })
-        };
-        self.uid.check_parent(&own("/proc/self/uid_map")?)?;
-        self.gid.check_parent(&own("/proc/self/gid_map")?)?;
+        let parent = Self::current()?
+            .ok_or_else(|| Error::new(ErrorKind::Unmapped, "the caller's namespace has no map yet"))?;
+        self.uid.check_parent(&parent.uid)?;
+        self.gid.check_parent(&parent.gid)?;
 
         let effective = ThreadCapabilities::current()?.effective;
         let own_uid = self.uid.as_single::<Uid>().is_some_and(|(_, outside)| outside == uid);
