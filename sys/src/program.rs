@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::sync::Arc;
 
-use crate::fault::{Explained, Fault};
+use crate::fault::{Explained, Fault, Outcome};
 use crate::image::Image;
 use crate::step::Step;
 use crate::wire::*;
@@ -365,6 +365,14 @@ impl Program {
         }
     }
 
+    /// Makes operation `index` fail with `errno`, or end the process where `errno` is 0: for tests of what happens then.
+    pub fn inject(&mut self, index: usize, errno: i32) {
+        let step = self.ops[index].step;
+        let fail = Op { kind: KIND_FAIL, value: errno as u64, step, ..Op::default() };
+        let exit = Op { nr: libc::SYS_exit_group as u32, out: NO_SLOT, step, ..Op::default() };
+        self.ops[index] = if errno == 0 { exit } else { fail };
+    }
+
     /// The step of operation `index`.
     pub fn step(&self, index: usize) -> Option<Step> {
         self.ops.get(index).map(|op| Step::from_raw(op.step))
@@ -383,6 +391,37 @@ impl Program {
     /// A copy of the program, ready to run.
     pub fn image(&self) -> Image {
         Image::new(self)
+    }
+
+    /// The descriptors that a run in this process has opened and not closed again: all but those of a whole run that
+    /// are wanted must be closed, whether it succeeded or not. For programs without jumps.
+    pub fn open_descriptors(&self, image: &Image) -> Vec<i32> {
+        let ran = match image.outcome() {
+            Outcome::Failed(fault) => fault.index as usize,
+            Outcome::Done => self.ops.len(),
+            _ => 0,
+        };
+        let mut open = Vec::new();
+        for op in self.ops[..ran].iter().filter(|op| op.kind == KIND_CALL) {
+            match i64::from(op.nr) {
+                libc::SYS_close => {
+                    let closed = if op.modes[0] == ARG_SLOT { image.slot(Slot(op.args[0] as u16)) } else { op.args[0] };
+                    open.retain(|&fd| fd != closed as i32);
+                }
+                libc::SYS_openat2
+                | libc::SYS_open_tree
+                | libc::SYS_fsopen
+                | libc::SYS_fsmount
+                | libc::SYS_socket => {
+                    open.push(image.slot(Slot(op.out)) as i32);
+                }
+                libc::SYS_fcntl if op.args[1] == libc::F_DUPFD_CLOEXEC as u64 => {
+                    open.push(image.slot(Slot(op.out)) as i32);
+                }
+                _ => {}
+            }
+        }
+        open
     }
 
     /// Puts a fault of this program into words.
