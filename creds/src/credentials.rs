@@ -1,9 +1,12 @@
 //! The credentials of a thread as one value: what the kernel decides by.
 
 use std::fmt;
+use std::os::fd::BorrowedFd;
 
 use crate::id::{Id, decimal};
-use crate::{CapabilitySet, Error, ErrorKind, Gid, Result, Securebits, ThreadCapabilities, Uid, sys};
+use crate::{
+    CapabilitySet, Error, ErrorKind, Gid, IdMap, Maps, Result, Securebits, ThreadCapabilities, Uid, maps, sys,
+};
 
 /// The three ids of a kind that a thread has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -41,8 +44,8 @@ pub struct Credentials {
     pub uid: Ids<Uid>,
     /// Group ids.
     pub gid: Ids<Gid>,
-    /// Supplementary groups, ascending as the kernel keeps them.
-    pub groups: Vec<Gid>,
+    /// Supplementary groups, ascending as the kernel keeps them; `None` where they are not known.
+    pub groups: Option<Vec<Gid>>,
     /// The five sets.
     pub capabilities: ThreadCapabilities,
     /// Securebits; `None` where they are not known, as /proc does not show them.
@@ -62,7 +65,7 @@ impl Credentials {
         Ok(Self {
             uid: sys::getresuid().map_err(failed("getresuid"))?,
             gid: sys::getresgid().map_err(failed("getresgid"))?,
-            groups: sys::getgroups().map_err(failed("getgroups"))?,
+            groups: Some(sys::getgroups().map_err(failed("getgroups"))?),
             capabilities: ThreadCapabilities::current()?,
             securebits: Some(Securebits::from_bits_retain(
                 u32::try_from(flag(libc::PR_GET_SECUREBITS, "prctl(PR_GET_SECUREBITS)")?).unwrap_or_default(),
@@ -72,7 +75,8 @@ impl Credentials {
     }
 
     /// Those of the first process of a new user namespace once it has become this mapped user and group: every
-    /// capability of the kernel, in all sets but the inheritable and ambient, and none of the parent's securebits.
+    /// capability of the kernel, in all sets but the inheritable and ambient, none of the parent's securebits, and
+    /// supplementary groups that are the parent's and so not known.
     ///
     /// # Errors
     /// As [`CapabilitySet::supported`].
@@ -81,7 +85,7 @@ impl Credentials {
         Ok(Self {
             uid: Ids::all(uid),
             gid: Ids::all(gid),
-            groups: Vec::new(),
+            groups: None,
             capabilities: ThreadCapabilities {
                 effective: all,
                 permitted: all,
@@ -115,7 +119,7 @@ impl Credentials {
         Ok(Self {
             uid: three(ids(words("Uid")?)).ok_or_else(|| bad("Uid"))?,
             gid: three(ids(words("Gid")?)).ok_or_else(|| bad("Gid"))?,
-            groups: ids(words("Groups")?).ok_or_else(|| bad("Groups"))?,
+            groups: Some(ids(words("Groups")?).ok_or_else(|| bad("Groups"))?),
             capabilities: ThreadCapabilities::from_status(status)?,
             securebits: None,
             no_new_privs: match words("NoNewPrivs")?.collect::<Vec<_>>().as_slice() {
@@ -126,7 +130,45 @@ impl Credentials {
         })
     }
 
-    /// Compares what a thread has with what it should have; the securebits only where both are known.
+    /// Those of a process, by its directory in /proc (ids are then those of the caller's user namespace): how to look
+    /// from outside at what a child became.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotTrusted`] if the directory is not of procfs or something is mounted over the file;
+    /// [`ErrorKind::System`] if the process has ended; [`ErrorKind::Syntax`].
+    pub fn of(pid_dir: BorrowedFd<'_>) -> Result<Self> {
+        Self::from_status(&maps::read(pid_dir, "status")?)
+    }
+
+    /// The same credentials as the parent user namespace sees them.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unmapped`] for an id that the maps have not got.
+    pub fn outside(&self, maps: &Maps) -> Result<Self> {
+        fn ids<I: Id>(ids: Ids<I>, map: &IdMap) -> Result<Ids<I>> {
+            let one = |id| outside(id, map);
+            Ok(Ids { real: one(ids.real)?, effective: one(ids.effective)?, saved: one(ids.saved)? })
+        }
+        fn outside<I: Id>(id: I, map: &IdMap) -> Result<I> {
+            map.to_outside(id).ok_or_else(|| {
+                Error::new(ErrorKind::Unmapped, format!("id {id} has no mapping in the user namespace"))
+            })
+        }
+        let groups = |groups: &Vec<Gid>| {
+            let mut groups =
+                groups.iter().map(|gid| outside(*gid, maps.gid())).collect::<Result<Vec<_>>>()?;
+            groups.sort_unstable();
+            Ok(groups)
+        };
+        Ok(Self {
+            uid: ids(self.uid, maps.uid())?,
+            gid: ids(self.gid, maps.gid())?,
+            groups: self.groups.as_ref().map(groups).transpose()?,
+            ..self.clone()
+        })
+    }
+
+    /// Compares what a thread has with what it should have; groups and securebits only where both are known.
     ///
     /// # Errors
     /// [`ErrorKind::NotApplied`], naming the first difference.
@@ -142,7 +184,9 @@ impl Credentials {
         let mask = |set: &CapabilitySet| format!("{set:x}");
         same("Uid", &self.uid, &wanted.uid, ToString::to_string)?;
         same("Gid", &self.gid, &wanted.gid, ToString::to_string)?;
-        same("Groups", &self.groups, &wanted.groups, groups)?;
+        if let (Some(seen), Some(wanted)) = (&self.groups, &wanted.groups) {
+            same("Groups", seen, wanted, groups)?;
+        }
         same("CapInh", &self.capabilities.inheritable, &wanted.capabilities.inheritable, mask)?;
         same("CapPrm", &self.capabilities.permitted, &wanted.capabilities.permitted, mask)?;
         same("CapEff", &self.capabilities.effective, &wanted.capabilities.effective, mask)?;

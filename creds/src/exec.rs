@@ -97,7 +97,8 @@ impl Credentials {
             effective |= new.uid.effective == Uid::ROOT;
         }
 
-        let in_group = new.gid.effective == self.gid.effective || self.groups.contains(&new.gid.effective);
+        let in_group = new.gid.effective == self.gid.effective
+            || self.groups.as_ref().is_some_and(|groups| groups.contains(&new.gid.effective));
         let id_changed = new.uid.effective != self.uid.effective || !in_group;
         if (id_changed || !old.permitted.contains_all(permitted)) && self.no_new_privs {
             new.uid.effective = new.uid.real;

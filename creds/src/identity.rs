@@ -335,7 +335,7 @@ impl PreparedIdentity {
         };
         // Without CAP_SETGID the wanted groups may still be the ones that the thread has.
         let groups = groups.filter(|groups| {
-            *groups != held.groups
+            held.groups.as_deref() != Some(*groups)
                 || held.capabilities.effective.contains(Capability::Setgid) && !setgroups_denied
         });
         if groups.is_some() && setgroups_denied {
@@ -384,7 +384,7 @@ impl PreparedIdentity {
             }
         });
         if let Some(groups) = groups {
-            self.after.groups = groups.to_vec();
+            self.after.groups = Some(groups.to_vec());
             self.groups = Some(groups.to_vec());
         }
         if let Some((uid, gid)) = ids {
@@ -573,7 +573,13 @@ fn run(program: &Program) -> Result<()> {
     sys::run(&mut program.image()).map_err(|fault| {
         let said = program.explain(fault);
         let object = said.object.map(|object| format!(" ({object})")).unwrap_or_default();
-        Error::os(said.errno, format!("{}{object}: {}", said.step, said.call))
+        let error = Error::os(said.errno, format!("{}{object}: {}", said.step, said.call));
+        match (said.step, said.errno) {
+            (Step::Session, libc::EDQUOT) => {
+                error.hint_is("the user's quota of keyrings (kernel.keys.maxkeys) is used up")
+            }
+            _ => error,
+        }
     })
 }
 

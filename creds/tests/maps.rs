@@ -7,7 +7,9 @@ use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
 use common::{InNamespace, is_root};
-use palisade_creds::{ErrorKind, Gid, IdMap, Maps, Setgroups, Uid, read_maps, write_maps};
+use palisade_creds::{
+    Credentials, ErrorKind, Gid, IdMap, Ids, Maps, Setgroups, SubIds, Uid, read_maps, write_maps,
+};
 
 fn own() -> (Uid, Gid) {
     let metadata = std::fs::metadata("/proc/self").expect("/proc");
@@ -98,6 +100,40 @@ fn nested_namespaces_compose() {
     assert_eq!(seen.uid(), &host_view, "the host reads the inner map through the outer");
     assert_eq!(seen.gid(), &host_view);
     namespace.run("kill $!; wait");
+}
+
+/// Lab 41: a container's user 1000 is 232072 outside, as Docker's documentation counts; seen from outside, too.
+#[test]
+fn docker_remap_is_seen_from_outside() {
+    let delegated = SubIds::parse(b"root:231072:65536\n0:500000:10\n");
+    let maps = Maps::remapped(Uid::ROOT, &delegated, &delegated).expect("delegated");
+    assert!(!maps.reaches_parent_root(), "A47: user 0 inside is not user 0 outside");
+    let thousand = Uid::new(1000).expect("an id");
+    assert_eq!(maps.uid().to_outside(thousand), Uid::new(232_072));
+    let error = Maps::remapped(thousand, &delegated, &delegated).expect_err("no such line");
+    assert_eq!(error.kind(), ErrorKind::NotDelegated);
+    if !is_root() {
+        skip!("root", "ranges take CAP_SETUID");
+    }
+    let mut namespace = InNamespace::new();
+    maps.prepare().expect("root").apply(namespace.pid_dir().as_fd()).expect("written");
+    // The shell's own id is unmapped; it holds every capability inside until it executes something.
+    let ids = (Uid::new(65_536).expect("an id"), Gid::new(7).expect("an id"));
+    let inside = Credentials::in_new_user_namespace(ids.0, ids.1).expect("readable");
+    let outside = inside.outside(&maps).expect("mapped");
+    assert_eq!(
+        (outside.uid, outside.gid.real.as_raw()),
+        (Ids::all(Uid::new(500_000).expect("an id")), 231_079)
+    );
+    let unmapped =
+        Credentials::in_new_user_namespace(Uid::new(70_000).expect("an id"), ids.1).expect("readable");
+    assert_eq!(unmapped.outside(&maps).expect_err("beyond the ranges").kind(), ErrorKind::Unmapped);
+    let seen = Credentials::of(namespace.pid_dir().as_fd()).expect("readable");
+    assert_eq!(seen.uid, Ids::all(Uid::ROOT), "outside it is still who it was");
+    assert_eq!(
+        namespace.run("cat /proc/self/uid_map").0.split_ascii_whitespace().collect::<Vec<_>>().join(" "),
+        "0 231072 65536 65536 500000 10"
+    );
 }
 
 /// An outside id that the caller's own namespace has not got is told before any child exists.
