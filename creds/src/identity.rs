@@ -411,18 +411,25 @@ impl PreparedIdentity {
             ));
         }
         let wanted_bits = securebits.unwrap_or_else(|| held.only_locked());
+        // This one alone is given up without privilege.
+        let end_keep_caps =
+            held.contains(Securebits::KEEP_CAPS) && !wanted_bits.contains(Securebits::KEEP_CAPS);
         if !held.allows(wanted_bits) {
             return Err(Error::new(
                 ErrorKind::Conflict,
                 format!("securebits '{held}' are locked, wanted are '{wanted_bits}'"),
             ));
         }
-        let securebits = (wanted_bits != held).then_some(wanted_bits);
+        let left = if end_keep_caps { held - Securebits::KEEP_CAPS } else { held };
+        let securebits = (wanted_bits != left).then_some(wanted_bits);
         if securebits.is_some() {
             self.needs = self.needs.with(Capability::Setpcap);
         }
         self.fragment(Step::Capabilities, "", |p| {
             let bits = CapabilitySet::bits;
+            if end_keep_caps {
+                p.prctl(libc::PR_SET_KEEPCAPS, [0, 0, 0, 0]);
+            }
             p.prctl(libc::PR_CAP_AMBIENT, [libc::PR_CAP_AMBIENT_CLEAR_ALL as u64, 0, 0, 0]);
             if securebits.is_some() {
                 // The securebits come after the ambient set, which they may forbid to raise, and take CAP_SETPCAP.

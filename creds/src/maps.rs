@@ -62,7 +62,8 @@ impl Maps {
     /// - [`ErrorKind::Conflict`]: a group map of one's own id alone, by a caller without `CAP_SETGID`, needs
     ///   [`Maps::deny_setgroups`].
     /// - [`ErrorKind::Permission`]: the caller's user 0 is mapped (not by helpers), which since Linux 5.12 takes `CAP_SETFCAP`.
-    /// - [`ErrorKind::HelperMissing`].
+    /// - [`ErrorKind::HelperMissing`]; [`ErrorKind::HelperFailed`] if the thread has no_new_privs set, under which no
+    ///   helper can work.
     /// - [`ErrorKind::System`]: /proc is not there to read the caller's own map from.
     pub fn prepare(&self) -> Result<PreparedMaps> {
         let (uid, gid) = caller()?;
@@ -101,7 +102,17 @@ impl Maps {
         } else {
             Writer::Helper(Helper::find(Tool::Newgidmap)?)
         };
-        Ok(PreparedMaps { maps: self.clone(), uid_by, gid_by })
+        let prepared = PreparedMaps { maps: self.clone(), uid_by, gid_by };
+        let no_new_privs = sys::prctl(libc::PR_GET_NO_NEW_PRIVS, 0, 0)
+            .map_err(|errno| Error::os(errno, "prctl(PR_GET_NO_NEW_PRIVS)"))?;
+        if prepared.uses_helpers() && no_new_privs != 0 {
+            return Err(Error::new(
+                ErrorKind::HelperFailed,
+                "newuidmap and newgidmap could not gain their privilege: this thread has no_new_privs set",
+            )
+            .hint_is("prepare and apply the maps from a thread without it, or map the own id alone"));
+        }
+        Ok(prepared)
     }
 }
 

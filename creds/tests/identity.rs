@@ -114,12 +114,14 @@ fn without_privilege() {
             ErrorKind::CapabilityUnavailable
         );
         assert_eq!(kind(Identity::unprivileged().ambient(Capability::Kill)), ErrorKind::Conflict);
+        sys::set_keepcaps();
         let own = Credentials::current().expect("readable");
         let same = Identity::unprivileged()
             .ids(own.uid.real, own.gid.real)
             .groups(own.groups.clone().expect("known"));
         same.prepare().expect("its own").apply_to_thread().expect("applied");
         assert!(Credentials::current().expect("readable").no_new_privs);
+        assert_eq!(sys::keepcaps(), 0, "A53: given up without privilege");
     });
 }
 

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use common::{InNamespace, is_root};
 use palisade_creds::{
-    Credentials, ErrorKind, Gid, IdMap, Ids, Maps, Setgroups, SubIds, Uid, read_maps, write_maps,
+    Credentials, ErrorKind, Gid, IdMap, Identity, Ids, Maps, Setgroups, SubIds, Uid, read_maps, write_maps,
 };
 
 fn own() -> (Uid, Gid) {
@@ -249,4 +249,25 @@ fn inner_helpers() {
     let me = status.split(' ').next().expect("a number");
     let children = std::fs::read_to_string(format!("/proc/{me}/task/{me}/children")).unwrap_or_default();
     assert!(children.split_ascii_whitespace().count() <= 2, "no helper is left behind: {children}");
+}
+
+/// Under no_new_privs a set-user-ID helper can do nothing: told before there is a child.
+#[test]
+fn helpers_need_a_thread_without_no_new_privs() {
+    if !std::path::Path::new("/usr/bin/newuidmap").exists() {
+        skip!("uidmap", "newuidmap is not installed");
+    }
+    std::thread::scope(|scope| {
+        let body = || {
+            let mut identity = Identity::unprivileged();
+            if is_root() {
+                identity = identity.ids(Uid::NOBODY, Gid::NOBODY);
+            }
+            identity.prepare().expect("own or root's").apply_to_thread().expect("applied");
+            let ranges: IdMap = "0 65534 1\n1 100000 10".parse().expect("a map");
+            let error = Maps::new(ranges.clone(), ranges).prepare().expect_err("no helper can work");
+            assert_eq!(error.kind(), ErrorKind::HelperFailed, "{error}");
+        };
+        scope.spawn(body).join().expect("the thread ended well");
+    });
 }

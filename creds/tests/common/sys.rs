@@ -69,6 +69,12 @@ pub(crate) fn keepcaps() -> i32 {
     unsafe { libc::prctl(libc::PR_GET_KEEPCAPS) }
 }
 
+/// Sets the keepcaps flag of the calling thread.
+pub(crate) fn set_keepcaps() {
+    // SAFETY: numbers only.
+    assert_eq!(unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0) }, 0);
+}
+
 /// Whether the process is dumpable.
 pub(crate) fn dumpable() -> i32 {
     // SAFETY: numbers only.
