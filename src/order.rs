@@ -152,15 +152,13 @@ pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload) -> Program {
     p.close(directory);
 
     p.at(Step::Signals, "");
-    p.set_signal_mask(0);
-
-    // Tables first: after the filter there is only execve.
-    p.at(Step::Exec, payload.argv.first().map_or(String::new(), |name| name.to_string_lossy().into_owned()));
     let mut table = |strings: &[CString]| -> Place {
         let places: Vec<Place> = strings.iter().map(|s| p.text(s)).collect();
         p.addresses(&places, true)
     };
     let (argv, envp) = (table(&payload.argv), table(&payload.envp));
+    p.set_signal_mask(0);
+
     if let Some(filter) = &sandbox.filter {
         p.append(filter);
     }

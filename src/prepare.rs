@@ -355,7 +355,7 @@ fn view(spec: &Spec, identity: &Identity) -> Root {
 
 fn home(root: &View) -> &std::path::Path {
     match root {
-        View::Host(view) => view.home_path(),
+        View::Host(view) => view.home_dir(),
         View::Own(_) => "/".as_ref(),
     }
 }

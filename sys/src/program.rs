@@ -116,6 +116,17 @@ impl From<Fd> for Arg {
     }
 }
 
+/// What [`Program::inject`] lets happen in place of an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Injected {
+    /// It fails with this errno.
+    Errno(i32),
+    /// The process ends.
+    Exit,
+    /// It waits for a signal, without end.
+    Hang,
+}
+
 /// A list of system calls to run in order. It is built by the methods named after the calls, printed by `Display` as
 /// strace would, and run by the interpreter: in the calling thread ([`Image::run`]) or in a sandbox's child.
 ///
@@ -365,12 +376,21 @@ impl Program {
         }
     }
 
-    /// Makes operation `index` fail with `errno`, or end the process where `errno` is 0: for tests of what happens then.
-    pub fn inject(&mut self, index: usize, errno: i32) {
+    /// Replaces operation `index`: for tests of what happens when it goes wrong.
+    pub fn inject(&mut self, index: usize, what: Injected) {
         let step = self.ops[index].step;
-        let fail = Op { kind: KIND_FAIL, value: errno as u64, step, ..Op::default() };
-        let exit = Op { nr: libc::SYS_exit_group as u32, out: NO_SLOT, step, ..Op::default() };
-        self.ops[index] = if errno == 0 { exit } else { fail };
+        let call = |nr: i64| Op { nr: nr as u32, out: NO_SLOT, step, ..Op::default() };
+        self.ops[index] = match what {
+            Injected::Errno(errno) => Op { kind: KIND_FAIL, value: errno as u64, step, ..Op::default() },
+            Injected::Exit => call(libc::SYS_exit_group),
+            Injected::Hang => call(libc::SYS_pause),
+        };
+    }
+
+    /// Whether an earlier operation may jump over operation `index`.
+    pub fn is_conditional(&self, index: usize) -> bool {
+        let jumps = |op: &Op| matches!(op.rule & !RULE_RETRY, RULE_JUMP | RULE_BRANCH) && op.kind == KIND_CALL;
+        self.ops[..index].iter().any(|op| jumps(op) && op.jump as usize > index)
     }
 
     /// The step of operation `index`.
