@@ -256,7 +256,7 @@ impl Identity {
         within("ambient capabilities must be permitted", wanted.ambient, wanted.permitted)?;
         within("inheritable capabilities must be in the bounding set", wanted.inheritable, wanted.bounding)?;
         let held = before.capabilities;
-        (wanted.bounding - held.bounding).check_available(CapabilitySet::EMPTY)?;
+        wanted.bounding.check_available(held.bounding)?;
         wanted.permitted.check_available(held.permitted)?;
         wanted.inheritable.check_available(held.permitted | held.inheritable)?;
         Ok(wanted)
@@ -543,7 +543,13 @@ impl PreparedIdentity {
         })?;
         for thread in threads()? {
             let path = format!("/proc/self/task/{thread}/status");
-            let Some(status) = crate::file::read_path(path.as_ref(), 64 * 1024)? else { continue };
+            let status = match crate::file::read_path(path.as_ref(), 1 << 20) {
+                Ok(Some(status)) => status,
+                // A thread that ended meanwhile.
+                Ok(None) => continue,
+                Err(error) if error.errno() == Some(libc::ESRCH) => continue,
+                Err(error) => return Err(error),
+            };
             let mut seen = Credentials::from_status(&status)?;
             seen.capabilities.bounding = after.capabilities.bounding;
             seen.check(after)

@@ -1,5 +1,6 @@
 //! Giving a user namespace its maps: written directly where that is allowed, else by newuidmap and newgidmap.
 
+use std::ffi::CStr;
 use std::fmt;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -7,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
+use palisade_sys::{Fd, Program};
 
 use crate::helper::{Helper, Tool};
 use crate::{
@@ -50,6 +52,37 @@ impl Maps {
         let own = File::open("/proc/thread-self")
             .map_err(|error| Error::io(&error, "open /proc/thread-self").hint_is("/proc must be mounted"))?;
         read_maps(own.as_fd())
+    }
+
+    /// Adds the calls by which a process gives the maps to the user namespace that it is in, having made it; `proc_self`
+    /// is its own directory in /proc. The kernel allows it a single line of the id that it had before, with setgroups
+    /// denied. (A process that changed its user must be dumpable for it.)
+    ///
+    /// ```
+    /// use palisade_creds::{Gid, Maps, Uid};
+    /// use palisade_sys::{Fd, OpenHow, Program, Step};
+    ///
+    /// let mut program = Program::new();
+    /// program.at(Step::LockMounts, "user namespace");
+    /// program.unshare(0x1000_0000); // CLONE_NEWUSER
+    /// let proc_self = program.openat2(Fd::CWD, c"/proc/self", OpenHow::default());
+    /// Maps::single((Uid::ROOT, Gid::ROOT), (Uid::NOBODY, Gid::NOBODY)).add_to(&mut program, proc_self);
+    /// assert!(program.to_string().contains("\"0 65534 1\\n\""));
+    /// ```
+    pub fn add_to(&self, program: &mut Program, proc_self: impl Into<Fd>) {
+        let proc_self = proc_self.into();
+        let mut write = |path: &CStr, text: &str| {
+            let resolve = libc::RESOLVE_NO_XDEV | libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_BENEATH;
+            let how = palisade_sys::OpenHow { flags: libc::O_WRONLY, mode: 0, resolve };
+            let file = program.openat2(proc_self, path, how);
+            program.write_all(file, text.as_bytes());
+            program.close(file);
+        };
+        if self.setgroups == Setgroups::Deny {
+            write(c"setgroups", "deny");
+        }
+        write(c"gid_map", &self.gid.to_string());
+        write(c"uid_map", &self.uid.to_string());
     }
 
     /// Decides how a child of the calling thread gets these maps, and checks beforehand what the kernel would refuse.

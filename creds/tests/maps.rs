@@ -10,6 +10,7 @@ use common::{InNamespace, is_root};
 use palisade_creds::{
     Credentials, ErrorKind, Gid, IdMap, Identity, Ids, Maps, Setgroups, SubIds, Uid, read_maps, write_maps,
 };
+use palisade_sys::{Fd, OpenHow, Program};
 
 fn own() -> (Uid, Gid) {
     let metadata = std::fs::metadata("/proc/self").expect("/proc");
@@ -270,4 +271,17 @@ fn helpers_need_a_thread_without_no_new_privs() {
         };
         scope.spawn(body).join().expect("the thread ended well");
     });
+}
+
+/// A child that makes its own user namespace between fork and exec, and maps itself.
+#[test]
+fn a_process_maps_itself() {
+    let mut program = Program::new();
+    program.unshare(libc::CLONE_NEWUSER);
+    let proc_self = program.openat2(Fd::CWD, c"/proc/self", OpenHow::default());
+    Maps::single((Uid::ROOT, Gid::ROOT), own()).add_to(&mut program, proc_self);
+    let mut command = Command::new("sh");
+    common::sys::before_exec(command.args(["-c", "id -u; id -g; cat /proc/self/setgroups"]), program.image());
+    let output = command.output().expect("spawned");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "0\n0\ndeny\n");
 }

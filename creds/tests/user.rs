@@ -1,5 +1,6 @@
 //! `user[:group]` by the rules of container engines.
 
+use std::os::fd::AsFd;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
@@ -202,6 +203,9 @@ fn a117_hostile_files_of_a_root() {
     std::fs::create_dir(&passwd).expect("mkdir");
     assert_eq!(open().expect_err("a directory").kind(), ErrorKind::NotTrusted);
 
+    let (pipe, _end) = std::os::unix::net::UnixStream::pair().expect("pair");
+    let error = UserDb::from_files(Some(pipe.as_fd()), None).expect_err("a socket");
+    assert_eq!(error.kind(), ErrorKind::NotTrusted);
     let host = UserDb::open_in(std::fs::File::open("/").expect("root")).expect("this system's");
     assert!(host.users().any(|user| user.uid == Some(Uid::ROOT)));
     let magic = std::fs::File::open("/proc/self").expect("/proc");

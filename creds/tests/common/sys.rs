@@ -80,3 +80,13 @@ pub(crate) fn dumpable() -> i32 {
     // SAFETY: numbers only.
     unsafe { libc::prctl(libc::PR_GET_DUMPABLE) }
 }
+
+/// Runs a program in the child of a command.
+pub(crate) fn before_exec(command: &mut std::process::Command, mut image: palisade_sys::Image) {
+    let hook = move || {
+        // SAFETY: in the forked child, on its own copy of the image.
+        unsafe { image.run() }.map_err(|fault| Error::from_raw_os_error(fault.errno))
+    };
+    // SAFETY: the interpreter allocates nothing and takes no lock.
+    unsafe { std::os::unix::process::CommandExt::pre_exec(command, hook) };
+}
