@@ -221,25 +221,49 @@ fn securebits_are_set_and_locked() {
     assert_eq!("nothing".parse::<Securebits>().expect_err("no such").kind(), ErrorKind::Syntax);
 }
 
-/// A55: no_new_privs refused is an error, and the program is not run.
+/// A55, A128: whichever call is refused, the program is not run, and the error names the step.
 #[test]
-fn a55_refused_no_new_privs_stops_everything() {
+fn a55_a_refused_call_stops_everything() {
     if !is_root() {
         skip!("root", "the fault is a filter without no_new_privs");
     }
-    in_thread(|| {
-        sys::refuse_no_new_privs().expect("filter");
-        let identity = Identity::new().prepare().expect("root");
-        let mut command = Command::new("/bin/true");
-        let error = identity.apply_to_command(&mut command).spawn().expect_err("must not run");
-        assert_eq!(error.raw_os_error(), Some(libc::EPERM));
-        let error = identity.apply_to_thread().expect_err("must not pass");
-        assert_eq!((error.kind(), error.errno()), (ErrorKind::Permission, Some(libc::EPERM)));
-        assert!(error.to_string().starts_with("no_new_privs: prctl(PR_SET_NO_NEW_PRIVS, 1"), "{error}");
-    });
+    let prctl = |option: i32| (libc::SYS_prctl, Some(option as u32));
+    let calls = [
+        ("session keyring", (libc::SYS_keyctl, None)),
+        ("bounding set", prctl(libc::PR_CAPBSET_DROP)),
+        ("identity (65534:65534): prctl", prctl(libc::PR_SET_KEEPCAPS)),
+        ("identity (65534:65534): setgroups", (libc::SYS_setgroups, None)),
+        ("identity (65534:65534): setresgid", (libc::SYS_setresgid, None)),
+        ("identity (65534:65534): setresuid", (libc::SYS_setresuid, None)),
+        ("capabilities: prctl(PR_CAP_AMBIENT", prctl(libc::PR_CAP_AMBIENT)),
+        ("capabilities: capset", (libc::SYS_capset, None)),
+        ("capabilities: prctl(PR_SET_SECUREBITS", prctl(libc::PR_SET_SECUREBITS)),
+        ("no_new_privs: prctl(PR_SET_NO_NEW_PRIVS, 1", prctl(libc::PR_SET_NO_NEW_PRIVS)),
+    ];
+    let identity = Identity::new()
+        .ids(Uid::NOBODY, Gid::NOBODY)
+        .capabilities(CapabilitySet::DOCKER)
+        .securebits(Securebits::NOROOT)
+        .new_session_keyring(true);
+    let prepared = identity.prepare().expect("root");
+    let dir = tempfile::tempdir().expect("temporary directory");
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).expect("chmod");
+    let mark = dir.path().join("ran");
+    for (step, (call, first)) in calls {
+        in_thread(|| {
+            sys::refuse(call, first).expect("filter");
+            let mut command = Command::new("touch");
+            let error = prepared.apply_to_command(command.arg(&mark)).spawn().expect_err(step);
+            assert_eq!(error.raw_os_error(), Some(libc::EPERM), "{step}");
+            assert!(!mark.exists());
+            let error = prepared.apply_to_thread().expect_err(step);
+            assert_eq!((error.kind(), error.errno()), (ErrorKind::Permission, Some(libc::EPERM)));
+            assert!(error.to_string().contains(step), "{step}: {error}");
+        });
+    }
 }
 
-/// A fault in any call stops the program there; whatever was not reached was not done, and the error names the step.
+/// What the kernel would refuse is refused by `prepare`.
 #[test]
 fn contradictions_are_told_before_anything_happens() {
     let all = Credentials::in_new_user_namespace(Uid::ROOT, Gid::ROOT).expect("readable");

@@ -45,14 +45,14 @@ pub(crate) fn find_session_key(name: &CStr) -> Result<i64> {
     })
 }
 
-/// From now on prctl(PR_SET_NO_NEW_PRIVS) is `EPERM` in this thread. Takes CAP_SYS_ADMIN.
-pub(crate) fn refuse_no_new_privs() -> Result<()> {
+/// From now on this call, with this first argument if one is given, is `EPERM` in this thread. Takes CAP_SYS_ADMIN.
+pub(crate) fn refuse(call: i64, first: Option<u32>) -> Result<()> {
     let op = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
     let mut filter = [
-        op(0x20, 0, 0, 0),                      // the call's number
-        op(0x15, 0, 3, libc::SYS_prctl as u32), // prctl, or allow
-        op(0x20, 0, 0, 16),                     // low half of its first argument
-        op(0x15, 0, 1, libc::PR_SET_NO_NEW_PRIVS as u32),
+        op(0x20, 0, 0, 0), // the call's number
+        op(0x15, 0, 3, call as u32),
+        op(0x20, 0, 0, 16), // low half of its first argument
+        op(0x15, 0, u8::from(first.is_some()), first.unwrap_or_default()),
         op(0x06, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
         op(0x06, 0, 0, libc::SECCOMP_RET_ALLOW),
     ];
