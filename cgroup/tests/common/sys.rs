@@ -38,6 +38,7 @@ struct CloneArgs {
 }
 
 /// clone3(2) with CLONE_INTO_CGROUP: runs `child` in a copy of this process born in the group, and gives its exit code.
+/// The raw call knows nothing of glibc's locks, which another test's thread may hold; so it is made in a proper fork.
 pub(crate) fn clone_into(group: std::os::fd::BorrowedFd<'_>, child: impl FnOnce() -> i32) -> io::Result<i32> {
     use std::os::fd::AsRawFd;
     let args = CloneArgs {
@@ -47,21 +48,32 @@ pub(crate) fn clone_into(group: std::os::fd::BorrowedFd<'_>, child: impl FnOnce(
         ..CloneArgs::default()
     };
     let args: *const CloneArgs = &args;
-    // SAFETY: without CLONE_VM this is fork(2); the struct has the size that is passed.
-    let pid = unsafe { libc::syscall(libc::SYS_clone3, args, size_of::<CloneArgs>()) };
+    in_copy(
+        // SAFETY: glibc's fork leaves a copy that may allocate.
+        unsafe { libc::fork() },
+        || {
+            // SAFETY: without CLONE_VM this is fork(2); the struct has the size that is passed.
+            let pid = unsafe { libc::syscall(libc::SYS_clone3, args, size_of::<CloneArgs>()) };
+            in_copy(pid as i32, child).unwrap_or(120)
+        },
+    )
+}
+
+/// What both sides of a fork do: the copy runs `child` and ends, the original waits for its exit code.
+fn in_copy(pid: i32, child: impl FnOnce() -> i32) -> io::Result<i32> {
     if pid < 0 {
         return Err(io::Error::last_os_error());
     }
     if pid == 0 {
         let code = child();
-        // SAFETY: ends the copy without running the parent's exit handlers.
+        // SAFETY: ends the copy without running the original's exit handlers.
         unsafe { libc::_exit(code) };
     }
     let mut status = 0;
     // SAFETY: the child is ours and the status is a local.
-    let waited = unsafe { libc::waitpid(pid as i32, &mut status, 0) };
-    assert_eq!(i64::from(waited), pid);
-    Ok(if libc::WIFEXITED(status) { libc::WEXITSTATUS(status) } else { -1 })
+    let waited = unsafe { libc::waitpid(pid, &mut status, 0) };
+    assert_eq!(waited, pid);
+    Ok(if libc::WIFEXITED(status) { libc::WEXITSTATUS(status) } else { 121 })
 }
 
 /// A pipe filled to the brim: its buffers are memory of whoever wrote. Returns the bytes written; the pipe stays open.
