@@ -7,6 +7,7 @@ mod name;
 mod neighbour;
 mod netlink;
 mod netns;
+pub mod nft;
 mod prefix;
 mod route;
 mod socket;
