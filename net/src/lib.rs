@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod address;
+mod conntrack;
 mod error;
 mod link;
 mod name;
@@ -8,6 +9,7 @@ mod neighbour;
 mod netlink;
 mod netns;
 pub mod nft;
+pub mod policy;
 mod prefix;
 mod route;
 mod socket;
@@ -15,6 +17,7 @@ mod socket;
 mod sys;
 
 pub use address::InterfaceAddress;
+pub use conntrack::{Connection, Tuple};
 pub use error::{Error, ErrorKind, Result};
 pub use link::{Link, LinkKind, LinkSettings, MacvlanMode};
 pub use name::{IfName, MacAddr};

@@ -169,6 +169,30 @@ impl Netns {
     }
 }
 
+impl Netns {
+    /// Shows traffic between ports of a bridge to the IPv4 and IPv6 filters too, not only to those of the bridge family
+    /// (`br_netfilter`).
+    ///
+    /// # Errors
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) where the kernel's `br_netfilter` module is not loaded: then only
+    /// routed traffic is filtered, and the caller must not rely on it.
+    #[doc(alias = "br_netfilter")]
+    #[doc(alias = "bridge-nf-call-iptables")]
+    pub fn filter_bridged(&self) -> Result<()> {
+        for name in ["net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables"] {
+            self.set_sysctl(name, "1").map_err(|e| match e.kind() {
+                crate::ErrorKind::NotFound => Error::kernel(
+                    format_args!("sysctl {name}"),
+                    libc::EOPNOTSUPP,
+                    Some("load the kernel module br_netfilter, or route between the pods".into()),
+                ),
+                _ => e,
+            })?;
+        }
+        Ok(())
+    }
+}
+
 impl AsFd for Netns {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()

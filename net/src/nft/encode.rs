@@ -260,9 +260,7 @@ impl Batch {
 
     fn add_rule(&mut self, table: &Table, chain: &Chain, rule: &Rule, label: &str) -> Result<()> {
         // A condition that nothing fulfils: the rule does nothing.
-        let never = |s: &Statement| {
-            matches!(s, Statement::Match(Match { negated: false, operand: Operand::AnyOf(v), .. }) if v.is_empty())
-        };
+        let never = |s: &Statement| matches!(s, Statement::Match(condition) if condition.is_never());
         if rule.statements.iter().any(never) {
             return Ok(());
         }

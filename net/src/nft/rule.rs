@@ -167,6 +167,11 @@ impl Match {
         Self::new(Field::Mark, Operand::Masked { mask, value })
     }
 
+    /// Whether no packet fulfils it.
+    pub(crate) fn is_never(&self) -> bool {
+        !self.negated && matches!(&self.operand, Operand::AnyOf(values) if values.is_empty())
+    }
+
     /// The opposite.
     #[must_use]
     pub fn negated(mut self) -> Self {
