@@ -71,7 +71,9 @@ fn main() {
             print_costs(&sandbox);
         }
         Err(error) => {
-            println!("A sandbox is not possible here:\n  {error}\n\nWithout it, this is what a program sees:\n");
+            println!(
+                "A sandbox is not possible here:\n  {error}\n\nWithout it, this is what a program sees:\n"
+            );
             print_table(&host, &Look::new());
         }
     }
@@ -135,7 +137,11 @@ fn print_table(host: &Look, inside: &Look) {
 
 fn shorten(value: &str) -> String {
     let count = value.chars().count();
-    if count <= 26 { value.into() } else { format!("…{}", value.chars().skip(count - 25).collect::<String>()) }
+    if count <= 26 {
+        value.into()
+    } else {
+        format!("…{}", value.chars().skip(count - 25).collect::<String>())
+    }
 }
 
 const RUNS: usize = 30;
@@ -168,7 +174,9 @@ fn print_costs(sandbox: &Sandbox) {
     let [setup, whole, plain] = times.each_mut().map(median);
     let calls = confined.plan().map_or(0, |plan| plan.child_calls());
     println!("\n  What it costs, median of {RUNS} runs of /bin/true in µs:");
-    println!("    in the sandbox, until it is executed   {setup:>8}   ({calls} system calls of set-up at most)");
+    println!(
+        "    in the sandbox, until it is executed   {setup:>8}   ({calls} system calls of set-up at most)"
+    );
     println!("    in the sandbox, until it has ended     {whole:>8}");
     println!("    std::process::Command, to its end      {plain:>8}");
 }

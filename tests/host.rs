@@ -35,7 +35,8 @@ fn sixty_four_threads_spawn_under_memory_pressure() {
                     let blocks: Vec<Vec<u8>> = (0..50).map(|n| vec![1; 1 << (n % 16)]).collect();
                     // Descriptors without close-on-exec come and go, too.
                     let file = std::fs::File::open("/").unwrap();
-                    nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).unwrap();
+                    nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()))
+                        .unwrap();
                     eprint!("");
                     drop((blocks, file));
                     std::thread::yield_now();
@@ -147,8 +148,11 @@ fn the_host_program_is_what_it_was_before() {
     let state = || {
         let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
         let kept = ["Umask", "Uid", "Gid", "Groups", "Cap", "NoNewPrivs", "Seccomp", "Sig", "Shd"];
-        let status: Vec<_> =
-            status.lines().filter(|line| kept.iter().any(|k| line.starts_with(k))).map(str::to_owned).collect();
+        let status: Vec<_> = status
+            .lines()
+            .filter(|line| kept.iter().any(|k| line.starts_with(k)))
+            .map(str::to_owned)
+            .collect();
         let namespaces: Vec<_> = std::fs::read_dir("/proc/self/ns")
             .unwrap()
             .flatten()
@@ -194,7 +198,8 @@ fn a_gigabyte_resident_is_neither_copied_nor_touched() {
 fn spawns_from_an_event_loop_thread_do_not_wait_for_each_other() {
     let sandbox = Sandbox::new().unwrap();
     let start = Instant::now();
-    let children: Vec<_> = (0..20).map(|_| sandbox.command("/bin/sleep").arg("0.2").spawn().unwrap()).collect();
+    let children: Vec<_> =
+        (0..20).map(|_| sandbox.command("/bin/sleep").arg("0.2").spawn().unwrap()).collect();
     for mut child in children {
         assert!(child.wait().unwrap().success());
     }

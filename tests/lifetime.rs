@@ -1,5 +1,7 @@
 //! Whose death ends whom.
 
+#![expect(clippy::unwrap_used, reason = "tests")]
+
 use std::io::{BufRead, BufReader};
 use std::process::{Command as StdCommand, Stdio as StdStdio};
 use std::time::{Duration, Instant};
@@ -47,7 +49,8 @@ fn host_program() {
     };
     match role.as_str() {
         "many" => {
-            let children: Vec<_> = (0..4).map(|_| spawn("sleep 1000 & setsid sleep 1000 & sleep 1000")).collect();
+            let children: Vec<_> =
+                (0..4).map(|_| spawn("sleep 1000 & setsid sleep 1000 & sleep 1000")).collect();
             for child in &children {
                 println!("\nPID {}", child.id());
             }
@@ -132,7 +135,9 @@ fn descendants(pid: u32) -> Vec<u32> {
 #[test]
 fn the_end_of_the_spawning_thread_changes_nothing() {
     let sandbox = Sandbox::new().unwrap();
-    let mut child = std::thread::spawn(move || sandbox.command("/bin/sleep").arg("1000").spawn().unwrap()).join().unwrap();
+    let mut child = std::thread::spawn(move || sandbox.command("/bin/sleep").arg("1000").spawn().unwrap())
+        .join()
+        .unwrap();
     std::thread::sleep(Duration::from_millis(100));
     assert_eq!(child.try_wait().unwrap(), None);
     child.kill().unwrap();

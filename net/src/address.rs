@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::name::IfName;
 use crate::netlink::{Message, family_of, ip_bytes};
 use crate::netns::Netns;
-use crate::prefix::{IpPrefix, to_bits, from_bits, width};
+use crate::prefix::{IpPrefix, from_bits, to_bits, width};
 use crate::socket::Answer;
 
 const IFADDR: usize = 8;

@@ -308,7 +308,10 @@ impl Netns {
     pub fn set_link(&self, name: &IfName, settings: &LinkSettings) -> Result<()> {
         let what = format!("changing link {name}");
         if let Some(mac) = settings.mac.filter(|mac| !mac.is_unicast()) {
-            return Err(Error::invalid(format_args!("{what}: MAC address {mac}"), "a unicast address, like 02:00:00:00:00:01"));
+            return Err(Error::invalid(
+                format_args!("{what}: MAC address {mac}"),
+                "a unicast address, like 02:00:00:00:00:01",
+            ));
         }
         let up = libc::IFF_UP as u32;
         let (flags, change) = match settings.up {

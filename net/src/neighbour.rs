@@ -170,7 +170,14 @@ impl Netns {
         self.route.ask(&format!("deleting neighbour {addr} on {link}"), request).map(drop)
     }
 
-    fn neighbour_request(&self, kind: u16, flags: i32, link: &IfName, addr: IpAddr, state: u16) -> Result<Message> {
+    fn neighbour_request(
+        &self,
+        kind: u16,
+        flags: i32,
+        link: &IfName,
+        addr: IpAddr,
+        state: u16,
+    ) -> Result<Message> {
         let mut fixed = [0; NDMSG];
         fixed[0] = family_of(addr);
         fixed[4..8].copy_from_slice(&self.link(link)?.index.to_ne_bytes());

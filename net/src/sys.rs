@@ -109,7 +109,8 @@ fn helper(user: RawFd, net: RawFd, end: RawFd) -> ! {
     for (socket, protocol) in sockets.iter_mut().zip(PROTOCOLS) {
         if !failed {
             // SAFETY: takes three integers, no memory.
-            *socket = unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol) };
+            *socket =
+                unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol) };
             failed = *socket < 0;
         }
     }
@@ -154,8 +155,7 @@ fn receive_sockets(end: BorrowedFd<'_>) -> io::Result<[OwnedFd; 2]> {
     let mut errno = [0; 4];
     let mut space = nix::cmsg_space!([RawFd; 2]);
     let mut parts = [io::IoSliceMut::new(&mut errno)];
-    let message =
-        recvmsg::<()>(end.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
+    let message = recvmsg::<()>(end.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
     let mut sockets = Vec::new();
     for control in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(fds) = control {

@@ -10,7 +10,8 @@ use std::process::Command;
 
 use common::*;
 use palisade_net::{
-    ErrorKind, IpPrefix, LinkKind, LinkSettings, MacAddr, MacvlanMode, NeighbourState, Netns, Route, RouteKind,
+    ErrorKind, IpPrefix, LinkKind, LinkSettings, MacAddr, MacvlanMode, NeighbourState, Netns, Route,
+    RouteKind,
 };
 
 netns_test! {
@@ -299,7 +300,8 @@ fn an_ordinary_user_opens_the_namespace_that_it_made() {
             .env(AS_USER, "1")
             .output()
             .unwrap();
-        let text = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+        let text =
+            format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
         print!("{text}");
         return assert!(out.status.success() && text.contains("1 passed"));
     }

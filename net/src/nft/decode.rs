@@ -102,9 +102,14 @@ fn chain(attrs: &Attrs<'_>) -> Result<Chain> {
         chain.base = Some(Base {
             kind,
             // Ingress and egress of single devices have no name here.
-            hook: hook_at.ok_or_else(|| Error::malformed(format_args!("chain {}: hook {number}", chain.name)))?,
+            hook: hook_at
+                .ok_or_else(|| Error::malformed(format_args!("chain {}: hook {number}", chain.name)))?,
             priority: Priority(hook.be32(HOOK_PRIORITY).unwrap_or(0) as i32),
-            policy: if attrs.be32(CHAIN_POLICY) == Some(NF_DROP as u32) { Policy::Drop } else { Policy::Accept },
+            policy: if attrs.be32(CHAIN_POLICY) == Some(NF_DROP as u32) {
+                Policy::Drop
+            } else {
+                Policy::Accept
+            },
         });
     }
     Ok(chain)
@@ -115,7 +120,11 @@ fn sets(dump: &Dump, tables: &mut [Table]) -> Result<Known> {
     let mut elements: HashMap<(Family, String, String), Vec<&Answer>> = HashMap::new();
     for answer in &dump.elements {
         let Some((family, attrs)) = open(answer)? else { continue };
-        let key = (family, attrs.text(ELEM_LIST_TABLE).unwrap_or_default(), attrs.text(ELEM_LIST_SET).unwrap_or_default());
+        let key = (
+            family,
+            attrs.text(ELEM_LIST_TABLE).unwrap_or_default(),
+            attrs.text(ELEM_LIST_SET).unwrap_or_default(),
+        );
         elements.entry(key).or_default().push(answer);
     }
     let mut known = Known::new();
@@ -264,11 +273,17 @@ fn comment(mut udata: &[u8]) -> Option<String> {
 /// What a register holds.
 #[derive(Debug, Clone)]
 enum Register {
-    Loaded { load: Load, mask: Option<Vec<u8>> },
+    Loaded {
+        load: Load,
+        mask: Option<Vec<u8>>,
+    },
     /// A field that only ever guards another (`meta iiftype`).
     Guard,
     Bytes(Vec<u8>),
-    Mapped { key: Field, map: String },
+    Mapped {
+        key: Field,
+        map: String,
+    },
 }
 
 struct Decoder<'a> {
@@ -436,15 +451,19 @@ impl<'a> Decoder<'a> {
     /// `None`: an expression, or a use of one, that has no counterpart here.
     fn expression(&mut self, name: &str, data: &Attrs<'_>) -> Result<Option<()>> {
         Ok(match name {
-            "meta" if data.get(META_SREG).is_some() => match (data.be32(META_KEY), self.register(data, META_SREG)) {
-                (Some(META_MARK), Some(Register::Bytes(bytes))) => {
-                    <[u8; 4]>::try_from(bytes.as_slice()).ok().map(|b| self.push(Statement::SetMark(u32::from_ne_bytes(b))))
+            "meta" if data.get(META_SREG).is_some() => {
+                match (data.be32(META_KEY), self.register(data, META_SREG)) {
+                    (Some(META_MARK), Some(Register::Bytes(bytes))) => <[u8; 4]>::try_from(bytes.as_slice())
+                        .ok()
+                        .map(|b| self.push(Statement::SetMark(u32::from_ne_bytes(b)))),
+                    _ => None,
                 }
-                _ => None,
-            },
+            }
             "meta" => match data.be32(META_KEY) {
                 Some(META_IIFTYPE) => self.set(data, META_DREG, Register::Guard),
-                Some(key) => self.set(data, META_DREG, Register::Loaded { load: Load::Meta(key), mask: None }),
+                Some(key) => {
+                    self.set(data, META_DREG, Register::Loaded { load: Load::Meta(key), mask: None })
+                }
                 None => None,
             },
             "ct" if data.get(CT_DIRECTION).is_none() => match data.be32(CT_KEY) {
@@ -480,7 +499,8 @@ impl<'a> Decoder<'a> {
                 }
             }
             "counter" => {
-                let (packets, bytes) = (data.be64(COUNTER_PACKETS).unwrap_or(0), data.be64(COUNTER_BYTES).unwrap_or(0));
+                let (packets, bytes) =
+                    (data.be64(COUNTER_PACKETS).unwrap_or(0), data.be64(COUNTER_BYTES).unwrap_or(0));
                 self.push(Statement::Counter { packets, bytes });
                 Some(())
             }
@@ -523,14 +543,18 @@ impl<'a> Decoder<'a> {
             return Ok(None);
         };
         match mask {
-            Some(mask) if plain => Ok(self.set(data, BITWISE_DREG, Register::Loaded { load, mask: Some(mask) })),
+            Some(mask) if plain => {
+                Ok(self.set(data, BITWISE_DREG, Register::Loaded { load, mask: Some(mask) }))
+            }
             _ => Ok(None),
         }
     }
 
     fn cmp(&mut self, data: &Attrs<'_>) -> Result<Option<()>> {
         let attrs = data.nested(CMP_DATA)?;
-        let (Some(bytes), Some(op), Some(register)) = (attrs.get(DATA_VALUE), data.be32(CMP_OP), data.be32(CMP_SREG)) else {
+        let (Some(bytes), Some(op), Some(register)) =
+            (attrs.get(DATA_VALUE), data.be32(CMP_OP), data.be32(CMP_SREG))
+        else {
             return Ok(None);
         };
         let (load, mask) = match self.registers.get(&slot(register)).cloned() {
@@ -549,7 +573,9 @@ impl<'a> Decoder<'a> {
                 return Ok(Some(()));
             }
             CMP_LTE if mask.is_none() => {
-                let Some((_, low)) = self.at_least.take().filter(|(r, low)| *r == register && low.len() == bytes.len()) else {
+                let Some((_, low)) =
+                    self.at_least.take().filter(|(r, low)| *r == register && low.len() == bytes.len())
+                else {
                     return Ok(None);
                 };
                 let Some((field, _)) = self.field(load) else { return Ok(None) };
@@ -633,7 +659,9 @@ impl<'a> Decoder<'a> {
 
     fn lookup(&mut self, data: &Attrs<'_>) -> Option<()> {
         let name = data.text(LOOKUP_SET)?;
-        let Some(Register::Loaded { load, mask: None }) = self.register(data, LOOKUP_SREG).cloned() else { return None };
+        let Some(Register::Loaded { load, mask: None }) = self.register(data, LOOKUP_SREG).cloned() else {
+            return None;
+        };
         let (family, table) = self.place;
         // A set that is not known has a key of several fields.
         let set = self.known.get(&(*family, table.clone(), name.clone()))?;
@@ -657,7 +685,10 @@ impl<'a> Decoder<'a> {
                         Some(MapValue::Verdict(verdict)) => Some((value.clone(), verdict.clone())),
                         _ => None,
                     };
-                    Statement::VerdictList { key: field, verdicts: entries.iter().filter_map(verdict).collect() }
+                    Statement::VerdictList {
+                        key: field,
+                        verdicts: entries.iter().filter_map(verdict).collect(),
+                    }
                 }
                 None => Statement::VerdictMap { key: field, map: name },
             }),

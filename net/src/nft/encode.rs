@@ -45,7 +45,9 @@ pub(super) fn load_of(field: Field) -> (Load, Needs) {
     let link = |offset| Load::Payload { base: BASE_LINK, offset, len: 6 };
     let net = |offset, len| Load::Payload { base: BASE_NETWORK, offset, len };
     let transport = |offset, len| Load::Payload { base: BASE_TRANSPORT, offset, len };
-    let port = |offset, protocol: Option<Protocol>| (transport(offset, 2), protocol.map_or(Needs::Nothing, Needs::Transport));
+    let port = |offset, protocol: Option<Protocol>| {
+        (transport(offset, 2), protocol.map_or(Needs::Nothing, Needs::Transport))
+    };
     match field {
         Field::InputInterface => (Load::Meta(META_IIFNAME), Needs::Nothing),
         Field::OutputInterface => (Load::Meta(META_OIFNAME), Needs::Nothing),
@@ -124,7 +126,8 @@ impl Batch {
         }
         for chain in &table.chains {
             for (index, rule) in chain.rules.iter().enumerate() {
-                let label = format!("table {} {} chain {} rule {}", table.family, table.name, chain.name, index + 1);
+                let label =
+                    format!("table {} {} chain {} rule {}", table.family, table.name, chain.name, index + 1);
                 self.add_rule(table, chain, rule, &label).map_err(|e| e.context(&label))?;
             }
         }
@@ -197,7 +200,10 @@ impl Batch {
         self.next_set
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the parts of one message; named sets and anonymous ones share it")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the parts of one message; named sets and anonymous ones share it"
+    )]
     pub(super) fn add_elements(
         &mut self,
         family: Family,
@@ -264,7 +270,15 @@ impl Batch {
         if rule.statements.iter().any(never) {
             return Ok(());
         }
-        let mut encoder = Encoder { batch: self, table, expressions: Vec::new(), ip: None, protocol: None, arp: false, ether: false };
+        let mut encoder = Encoder {
+            batch: self,
+            table,
+            expressions: Vec::new(),
+            ip: None,
+            protocol: None,
+            arp: false,
+            ether: false,
+        };
         encoder.ip = match table.family {
             Family::Ip => Some(true),
             Family::Ip6 => Some(false),
@@ -283,7 +297,10 @@ impl Batch {
         });
         if let Some(comment) = &rule.comment {
             if comment.len() > 127 || comment.contains(['"', '\0', '\n']) {
-                return Err(Error::invalid(format_args!("comment {comment:?}"), "at most 127 bytes without \" or line end"));
+                return Err(Error::invalid(
+                    format_args!("comment {comment:?}"),
+                    "at most 127 bytes without \" or line end",
+                ));
             }
             let mut udata = vec![UDATA_RULE_COMMENT, comment.len() as u8 + 1];
             udata.extend(comment.as_bytes());
@@ -312,7 +329,10 @@ fn check_map(map: &Map) -> Result<()> {
                 | (MapType::Ipv6Endpoint, MapValue::Endpoint(SocketAddr::V6(_)))
         );
         if !fits {
-            return Err(Error::invalid(format_args!("map {}: value of {key}", map.name), format_args!("of type {}", map.ty)));
+            return Err(Error::invalid(
+                format_args!("map {}: value of {key}", map.name),
+                format_args!("of type {}", map.ty),
+            ));
         }
     }
     Ok(())
@@ -321,10 +341,16 @@ fn check_map(map: &Map) -> Result<()> {
 fn check_value(ty: DataType, value: &Value, ranges: bool) -> Result<()> {
     let wildcard = ty == DataType::Interface && value.low.len() < 16;
     if value.ty != ty || value.high.len() != value.low.len() || value.low > value.high {
-        return Err(Error::invalid(format_args!("value {value} of type {}", value.ty), format_args!("one of type {ty}, not an empty range")));
+        return Err(Error::invalid(
+            format_args!("value {value} of type {}", value.ty),
+            format_args!("one of type {ty}, not an empty range"),
+        ));
     }
     if !ranges && (!value.is_single() || wildcard) {
-        return Err(Error::invalid(format_args!("value {value} of a set"), "a single value, or with_ranges() on the set"));
+        return Err(Error::invalid(
+            format_args!("value {value} of a set"),
+            "a single value, or with_ranges() on the set",
+        ));
     }
     if ranges && !ty.ordered() {
         return Err(Error::invalid(format_args!("ranges of {ty}"), "only addresses and ports have ranges"));
@@ -420,7 +446,10 @@ impl Encoder<'_> {
     }
 
     fn compare(&mut self, op: u32, bytes: Vec<u8>) {
-        self.push("cmp", vec![Attr::Number(CMP_SREG, REG_1), Attr::Number(CMP_OP, op), Attr::Data(CMP_DATA, bytes)]);
+        self.push(
+            "cmp",
+            vec![Attr::Number(CMP_SREG, REG_1), Attr::Number(CMP_OP, op), Attr::Data(CMP_DATA, bytes)],
+        );
     }
 
     fn mask(&mut self, mask: Vec<u8>) {
@@ -438,7 +467,10 @@ impl Encoder<'_> {
     }
 
     fn immediate(&mut self, register: u32, bytes: Vec<u8>) {
-        self.push("immediate", vec![Attr::Number(IMMEDIATE_DREG, register), Attr::Data(IMMEDIATE_DATA, bytes)]);
+        self.push(
+            "immediate",
+            vec![Attr::Number(IMMEDIATE_DREG, register), Attr::Data(IMMEDIATE_DATA, bytes)],
+        );
     }
 
     fn load_meta(&mut self, key: u32) {
@@ -449,7 +481,8 @@ impl Encoder<'_> {
         match self.ip {
             Some(known) if known == v4 => return Ok(()),
             Some(_) => {
-                let fix = format!("the rule or its table sees only {} packets", if v4 { "IPv6" } else { "IPv4" });
+                let fix =
+                    format!("the rule or its table sees only {} packets", if v4 { "IPv6" } else { "IPv4" });
                 return Err(Error::invalid(if v4 { "an IPv4 match" } else { "an IPv6 match" }, fix));
             }
             None => {}
@@ -464,7 +497,12 @@ impl Encoder<'_> {
                 self.load_meta(META_NFPROTO);
                 self.compare(CMP_EQ, Value::family(v4).low);
             }
-            family => return Err(Error::invalid("an IP match", format_args!("family {family} sees no IP packets"))),
+            family => {
+                return Err(Error::invalid(
+                    "an IP match",
+                    format_args!("family {family} sees no IP packets"),
+                ));
+            }
         }
         self.ip = Some(v4);
         Ok(())
@@ -474,7 +512,10 @@ impl Encoder<'_> {
         match self.protocol {
             Some(known) if known == protocol => return Ok(()),
             Some(known) => {
-                return Err(Error::invalid(format_args!("a match on {protocol}"), format_args!("the rule already matches {known}")));
+                return Err(Error::invalid(
+                    format_args!("a match on {protocol}"),
+                    format_args!("the rule already matches {known}"),
+                ));
             }
             None => {}
         }
@@ -577,13 +618,24 @@ impl Encoder<'_> {
                 let id = self.batch.new_set_id();
                 self.batch.create_set(self.table, "__set%d", Some(id), ty, None, ranges);
                 let elements: Vec<_> = values.iter().map(|v| (v, None)).collect();
-                self.batch.add_elements(self.table.family, &self.table.name, "__set%d", Some(id), ty, ranges, &elements)?;
+                self.batch.add_elements(
+                    self.table.family,
+                    &self.table.name,
+                    "__set%d",
+                    Some(id),
+                    ty,
+                    ranges,
+                    &elements,
+                )?;
                 self.lookup("__set%d", Some(id), condition.negated);
             }
             Operand::Set(name) => {
                 check_name("set", name)?;
                 if let Some(set) = self.table.sets.iter().find(|s| s.name == *name).filter(|s| s.ty != ty) {
-                    return Err(Error::invalid(format_args!("set {name} of {}", set.ty), format_args!("one of {ty}")));
+                    return Err(Error::invalid(
+                        format_args!("set {name} of {}", set.ty),
+                        format_args!("one of {ty}"),
+                    ));
                 }
                 self.load(condition.field)?;
                 self.lookup(name, None, condition.negated);
@@ -655,13 +707,19 @@ impl Encoder<'_> {
         match statement {
             Statement::Match(condition) => self.condition(condition)?,
             Statement::Counter { packets, bytes } => {
-                self.push("counter", vec![Attr::Long(COUNTER_BYTES, *bytes), Attr::Long(COUNTER_PACKETS, *packets)]);
+                self.push(
+                    "counter",
+                    vec![Attr::Long(COUNTER_BYTES, *bytes), Attr::Long(COUNTER_PACKETS, *packets)],
+                );
             }
             Statement::Log { prefix, level, group } => {
                 let mut attrs = Vec::new();
                 if let Some(prefix) = prefix {
                     if prefix.len() > 127 || prefix.is_empty() || prefix.contains(['"', '\0', '\n']) {
-                        return Err(Error::invalid(format_args!("log prefix {prefix:?}"), "1 to 127 bytes without \" or line end"));
+                        return Err(Error::invalid(
+                            format_args!("log prefix {prefix:?}"),
+                            "1 to 127 bytes without \" or line end",
+                        ));
                     }
                     attrs.push(Attr::Text(LOG_PREFIX, prefix.clone()));
                 }
@@ -676,7 +734,8 @@ impl Encoder<'_> {
                 self.push("log", attrs);
             }
             Statement::Limit { rate, unit, burst, over } => {
-                let seconds = super::rule::RateUnit::ALL.iter().find(|(u, ..)| u == unit).map_or(1, |(_, s, _)| *s);
+                let seconds =
+                    super::rule::RateUnit::ALL.iter().find(|(u, ..)| u == unit).map_or(1, |(_, s, _)| *s);
                 self.push(
                     "limit",
                     vec![
@@ -692,7 +751,10 @@ impl Encoder<'_> {
                 if let Verdict::Jump(chain) | Verdict::Goto(chain) = verdict {
                     check_name("chain", chain)?;
                 }
-                let attrs = vec![Attr::Number(IMMEDIATE_DREG, REG_VERDICT), Attr::Verdict(IMMEDIATE_DATA, verdict.clone())];
+                let attrs = vec![
+                    Attr::Number(IMMEDIATE_DREG, REG_VERDICT),
+                    Attr::Verdict(IMMEDIATE_DATA, verdict.clone()),
+                ];
                 self.push("immediate", attrs);
             }
             Statement::VerdictMap { key, map } => {
@@ -706,9 +768,18 @@ impl Encoder<'_> {
                 self.load(*key)?;
                 let id = self.batch.new_set_id();
                 self.batch.create_set(self.table, "__map%d", Some(id), ty, Some(MapType::Verdict), ranges);
-                let values: Vec<MapValue> = verdicts.iter().map(|(_, v)| MapValue::Verdict(v.clone())).collect();
+                let values: Vec<MapValue> =
+                    verdicts.iter().map(|(_, v)| MapValue::Verdict(v.clone())).collect();
                 let elements: Vec<_> = verdicts.iter().zip(&values).map(|((k, _), v)| (k, Some(v))).collect();
-                self.batch.add_elements(self.table.family, &self.table.name, "__map%d", Some(id), ty, ranges, &elements)?;
+                self.batch.add_elements(
+                    self.table.family,
+                    &self.table.name,
+                    "__map%d",
+                    Some(id),
+                    ty,
+                    ranges,
+                    &elements,
+                )?;
                 self.look_up_into("__map%d", Some(id), REG_VERDICT);
             }
             Statement::Reject(reject) => self.reject(*reject)?,
@@ -731,7 +802,10 @@ impl Encoder<'_> {
             }
             Statement::NoTrack => self.push("notrack", Vec::new()),
             Statement::Foreign(name) => {
-                return Err(Error::invalid(format_args!("expression {name:?}"), "one that this crate knows: it was only read"));
+                return Err(Error::invalid(
+                    format_args!("expression {name:?}"),
+                    "one that this crate knows: it was only read",
+                ));
             }
         }
         Ok(())
@@ -775,7 +849,10 @@ impl Encoder<'_> {
             NatTo::Map { ipv4, .. } => *ipv4,
         };
         if self.ip.is_some_and(|known| known != v4) {
-            return Err(Error::invalid("address translation", "the target must be of the family that the rule matches"));
+            return Err(Error::invalid(
+                "address translation",
+                "the target must be of the family that the rule matches",
+            ));
         }
         let family = if v4 { libc::NFPROTO_IPV4 } else { libc::NFPROTO_IPV6 } as u32;
         let mut attrs = vec![
@@ -787,7 +864,10 @@ impl Encoder<'_> {
             NatTo::Address(addr) => self.immediate(REG_1, ip_bytes(*addr)),
             NatTo::Addresses(low, high) => {
                 if low.is_ipv4() != high.is_ipv4() || low > high {
-                    return Err(Error::invalid(format_args!("addresses {low}-{high}"), "a range of one family"));
+                    return Err(Error::invalid(
+                        format_args!("addresses {low}-{high}"),
+                        "a range of one family",
+                    ));
                 }
                 self.immediate(REG_1, ip_bytes(*low));
                 self.immediate(REG_2, ip_bytes(*high));

@@ -28,7 +28,9 @@ pub(crate) fn inside(test: &str, body: fn()) {
     let unshare = ["--user", "--map-root-user", "--net"];
     match Command::new("unshare").args(unshare).arg("true").output() {
         Ok(out) if out.status.success() => {}
-        Ok(out) => return skip("userns", &format!("no user namespaces: {}", String::from_utf8_lossy(&out.stderr))),
+        Ok(out) => {
+            return skip("userns", &format!("no user namespaces: {}", String::from_utf8_lossy(&out.stderr)));
+        }
         Err(e) => return skip("userns", &format!("no unshare(1): {e}")),
     }
     let out = Command::new("unshare")
