@@ -19,7 +19,7 @@ mod alloc;
 /// 64 threads, 200 spawns each, while others allocate and hold locks. Every allocation of a child would abort it (see
 /// `common/alloc`), and every descriptor above the declared ones would be seen.
 #[test]
-fn sixty_four_threads_spawn_under_memory_pressure() {
+fn stress_sixty_four_threads_spawn_under_memory_pressure() {
     const THREADS: usize = 64;
     let rounds = if std::env::var_os("PALISADE_TEST_SCALE").is_some() { 2 } else { 200 };
     let sandbox = Sandbox::new().unwrap();

@@ -79,6 +79,7 @@ const SHAPES: &[(i64, &str, &[Kind])] = &[
     (libc::SYS_getpid, "getpid", &[]),
     (libc::SYS_setsid, "setsid", &[]),
     (libc::SYS_setpgid, "setpgid", &[Int, Int]),
+    (libc::SYS_clone, "clone", &[Flags(CLONE), Address, Address, Address, Address]),
     (libc::SYS_umask, "umask", &[Octal]),
     (libc::SYS_prlimit64, "prlimit64", &[Int, Name(RLIMIT), Limit, Address]),
     (libc::SYS_rt_sigaction, "rt_sigaction", &[Int, Address, Address, Int]),
@@ -125,6 +126,14 @@ impl Program {
                 op.args[1],
                 op.args[2],
                 errno_name(op.errnos[0].into())
+            ),
+            KIND_GUARD => format!(
+                "guard({}, {}, {}, {}, {})",
+                self.show_raw(op, 0),
+                self.show_raw(op, 1),
+                self.show_raw(op, 2),
+                self.show_raw(op, 3),
+                self.show_text(op.args[4] as usize)
             ),
             _ => format!("fail with the errno remembered, or {}", errno_name(op.value as i32)),
         };
