@@ -67,7 +67,7 @@ impl Prepared {
 }
 
 /// An error with the reasons that the errno has for that call.
-fn explain(fault: &Explained) -> Error {
+pub(crate) fn explain(fault: &Explained) -> Error {
     let error = Error::fault(fault);
     let user = fault.call.contains("CLONE_NEWUSER");
     match (fault.call.split('(').next().unwrap_or_default(), fault.errno) {
