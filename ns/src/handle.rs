@@ -307,6 +307,17 @@ impl fmt::Debug for AnyNs {
 /// println!("{net}, owned by {:?}", net.owner()?); // net:[4026531840], owned by …
 /// # Ok::<(), palisade_ns::Error>(())
 /// ```
+///
+/// What another kind has not got does not compile: only user and pid namespaces have parents, only user namespaces uids.
+///
+/// ```compile_fail
+/// # use palisade_ns::{Ns, kind};
+/// Ns::<kind::Net>::current().unwrap().parent();
+/// ```
+/// ```compile_fail
+/// # use palisade_ns::{Ns, kind};
+/// let user: Ns<kind::User> = Ns::<kind::Net>::current().unwrap();
+/// ```
 pub struct Ns<K> {
     any: AnyNs,
     kind: PhantomData<fn() -> K>,
@@ -478,5 +489,33 @@ impl<K> fmt::Display for Ns<K> {
 impl<K> fmt::Debug for Ns<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Ns({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The way of kernels before 6.11 finds the same.
+    #[test]
+    fn a_pidfd_by_proc() {
+        let pidfd = crate::pidfd_open(std::process::id()).unwrap();
+        let pid = pid_of(pidfd.as_fd()).unwrap();
+        assert_eq!(pid, std::process::id());
+        for kind in Namespace::ALL {
+            let namespace = AnyNs::of_pidfd_by_proc(pidfd.as_fd(), pid, kind).unwrap();
+            assert_eq!(namespace, AnyNs::current(kind).unwrap());
+        }
+    }
+
+    /// A number that went to another process is noticed: the pidfd's own has ended.
+    #[test]
+    fn a_pidfd_by_proc_of_an_ended_process() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pidfd = crate::pidfd_open(child.id()).unwrap();
+        child.wait().unwrap();
+        let reused = std::process::id();
+        let error = AnyNs::of_pidfd_by_proc(pidfd.as_fd(), reused, Namespace::Net).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Gone);
     }
 }

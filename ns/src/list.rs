@@ -190,3 +190,42 @@ fn unescape(word: &[u8]) -> Vec<u8> {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LINES: &[u8] = b"24 1 254:0 / / rw,relatime shared:1 - ext4 /dev/root rw\n\
+        90 24 0:4 net:[4026532270] /run/netns/a\\040b rw shared:7 master:2 - nsfs nsfs rw\n\
+        91 24 0:4 uts:[4026532271] /run/\\134\\012 rw - nsfs nsfs rw\n\
+        92 24 0:5 / /run/nsfs rw - tmpfs nsfs rw\n";
+
+    #[test]
+    fn mounts_of_namespaces_are_found() {
+        assert_eq!(nsfs_mounts(LINES), [PathBuf::from("/run/netns/a b"), PathBuf::from("/run/\\\n")]);
+        assert_eq!(nsfs_mounts(b""), [] as [PathBuf; 0]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_path_comes_back(path in prop::collection::vec(1u8.., 1..40)) {
+            // As the kernel escapes it.
+            let escape = |&b: &u8| match b {
+                b' ' | b'\t' | b'\n' | b'\\' | b'#' => format!("\\{b:03o}").into_bytes(),
+                _ => vec![b],
+            };
+            let mut line = b"90 24 0:4 net:[1] ".to_vec();
+            line.extend(path.iter().flat_map(escape));
+            line.extend(b" rw - nsfs nsfs rw\n");
+            prop_assert_eq!(nsfs_mounts(&line), [PathBuf::from(OsString::from_vec(path))]);
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), cut in 0..400usize) {
+            nsfs_mounts(&bytes);
+            nsfs_mounts(&LINES[..cut.min(LINES.len())]);
+        }
+    }
+}

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::handle::{AnyNs, Ns};
+use crate::namespace::Namespace;
 use crate::sys;
 
 impl AnyNs {
@@ -20,7 +21,7 @@ impl AnyNs {
     /// Needs `CAP_SYS_ADMIN` in the user namespace that owns the caller's mount namespace. Since Linux 5.2.
     ///
     /// # Errors
-    /// [`ErrorKind::System`] with `EEXIST` if there is such a file, with `EINVAL` for a mount namespace as above;
+    /// [`ErrorKind::System`] with `EEXIST` if there is such a file, with `ELOOP` or `EINVAL` for a mount namespace as above;
     /// [`ErrorKind::Permission`]. The file is removed again.
     pub fn persist(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
@@ -28,7 +29,11 @@ impl AnyNs {
         let file = OpenOptions::new().write(true).create_new(true).mode(0o400).open(path);
         let file = file.map_err(|e| failed(&e, "create"))?;
         sys::bind(self.as_fd(), file.as_fd()).map_err(|e| {
-            let error = failed(&e, &format!("mount {self} on"));
+            let mut error = failed(&e, &format!("mount {self} on"));
+            if self.kind() == Namespace::Mount && matches!(e.raw_os_error(), Some(libc::ELOOP | libc::EINVAL))
+            {
+                error = error.hint_is("a mount namespace is mounted in an older one, on a private mount");
+            }
             match std::fs::remove_file(path) {
                 Ok(()) => error,
                 Err(left) => failed(&left, &format!("{error}; then remove")),

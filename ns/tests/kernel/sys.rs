@@ -1,6 +1,5 @@
 //! What the tests need of the kernel besides this crate.
 #![expect(unsafe_code, reason = "raw calls of the tests")]
-#![allow(dead_code, reason = "each test binary uses some")]
 
 use std::mem::MaybeUninit;
 use std::time::Duration;
@@ -27,18 +26,18 @@ pub(crate) fn set_dumpable(dumpable: bool) {
     assert_eq!(result, 0);
 }
 
-/// A new user namespace in which the caller's ids have the same numbers.
+/// A new user namespace in which the caller is root.
 pub(crate) fn enter_mapped_user() {
     let (uid, gid) = ids();
     palisade_ns::unshare(palisade_ns::Namespace::User).unwrap();
     write_maps(std::process::id(), uid, gid).unwrap();
 }
 
-/// One id each, which is as much as an ordinary user may.
+/// One id each, which is as much as an ordinary user may: 0 inside.
 pub(crate) fn write_maps(pid: u32, uid: u32, gid: u32) -> std::io::Result<()> {
     std::fs::write(format!("/proc/{pid}/setgroups"), "deny")?;
-    std::fs::write(format!("/proc/{pid}/uid_map"), format!("{uid} {uid} 1"))?;
-    std::fs::write(format!("/proc/{pid}/gid_map"), format!("{gid} {gid} 1"))
+    std::fs::write(format!("/proc/{pid}/uid_map"), format!("0 {uid} 1"))?;
+    std::fs::write(format!("/proc/{pid}/gid_map"), format!("0 {gid} 1"))
 }
 
 pub(crate) fn ids() -> (u32, u32) {
@@ -71,4 +70,19 @@ pub(crate) fn private_tmpfs(dir: &std::path::Path) {
     // SAFETY: C strings that live over the call.
     let mounted = unsafe { libc::mount(tmpfs, dir.as_ptr(), tmpfs, 0, null.cast()) };
     assert_eq!(mounted, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// Whether there is, or can be made, a System V message queue.
+pub(crate) fn message_queue(key: i32, make: bool) -> bool {
+    let flags = if make { libc::IPC_CREAT | libc::IPC_EXCL | 0o600 } else { 0 };
+    // SAFETY: takes numbers.
+    unsafe { libc::msgget(key, flags) >= 0 }
+}
+
+/// Whether there is, or can be made, a POSIX message queue.
+pub(crate) fn posix_queue(name: &std::ffi::CStr, make: bool) -> bool {
+    let flags = if make { libc::O_CREAT | libc::O_EXCL | libc::O_RDWR } else { libc::O_RDONLY };
+    let attributes = std::ptr::null_mut::<libc::mq_attr>();
+    // SAFETY: a C string; no attributes.
+    unsafe { libc::mq_open(name.as_ptr(), flags, 0o600, attributes) >= 0 }
 }

@@ -9,6 +9,8 @@ use palisade_ns::{
 };
 use palisade_testkit::{can_unshare_user, in_child, is_root, skip};
 
+use crate::sys;
+
 /// `kinds`, with a user namespace where the caller needs one.
 fn with_user(kinds: impl Into<Namespaces>) -> Namespaces {
     if is_root() { kinds.into() } else { kinds.into() | Namespace::User }
@@ -182,6 +184,48 @@ fn loopback_is_up_and_carries_packets() {
     });
 }
 
+/// A cgroup namespace has its root where its maker is.
+#[test]
+fn a_cgroup_namespace_is_rooted_at_the_own_cgroup() {
+    if !can_unshare_user() {
+        skip!("no user namespaces here", needs = "userns");
+    }
+    in_child(|| {
+        unshare(with_user(Namespace::Cgroup)).unwrap();
+        let cgroups = std::fs::read_to_string("/proc/self/cgroup").unwrap();
+        assert!(!cgroups.is_empty() && cgroups.lines().all(|line| line.ends_with(":/")), "{cgroups}");
+    });
+}
+
+#[test]
+fn ipc_objects_stay_in_their_namespace() {
+    if !can_unshare_user() {
+        skip!("no user namespaces here", needs = "userns");
+    }
+    in_child(|| {
+        sys::enter_mapped_user();
+        unshare(Namespace::Ipc).unwrap();
+        let ipc = palisade_ns::Ns::<palisade_ns::kind::Ipc>::current().unwrap();
+        let (key, name) = (0x5041_4c49, c"/palisade-test");
+        assert!(
+            sys::message_queue(key, true) && sys::posix_queue(name, true),
+            "made in a namespace of the test's own"
+        );
+        // A sibling that shares the namespace sees both kinds.
+        in_child(|| {
+            assert_eq!(palisade_ns::Ns::current().unwrap(), ipc);
+            assert!(sys::message_queue(key, false) && sys::posix_queue(name, false));
+        });
+        // One with a new namespace sees neither; the limits there are its own.
+        in_child(|| {
+            unshare(Namespace::Ipc).unwrap();
+            assert!(!sys::message_queue(key, false) && !sys::posix_queue(name, false));
+            ipc.join_in_thread().unwrap();
+            assert!(sys::message_queue(key, false) && sys::posix_queue(name, false), "joined again");
+        });
+    });
+}
+
 fn clock(id: libc::clockid_t) -> Duration {
     sys::clock(id)
 }
@@ -321,9 +365,9 @@ fn a57_user_namespaces_nest_only_so_deep() {
         skip!("no user namespaces here", needs = "userns");
     }
     in_child(|| {
-        let (uid, gid) = sys::ids();
         let mut depth = 0;
         let error = loop {
+            let (uid, gid) = sys::ids();
             if let Err(error) = unshare(Namespace::User) {
                 break error;
             }
@@ -376,6 +420,3 @@ fn a57_the_proof_fails_where_the_hole_is_open() {
         assert!(program.explain(fault).to_string().contains("a further user namespace could be made"));
     });
 }
-
-#[path = "common/sys.rs"]
-mod sys;
