@@ -90,10 +90,7 @@ fn a_stronger_process_is_refused() {
         skip!("root may look into most processes");
     }
     // Init of the machine, unless this runs in a small pid namespace of the user's own.
-    let error = match AnyNs::of_process(1, Namespace::Net) {
-        Ok(_) => skip!("pid 1 is of the same user"),
-        Err(error) => error,
-    };
+    let Err(error) = AnyNs::of_process(1, Namespace::Net) else { skip!("pid 1 is of the same user") };
     assert_eq!(error.kind(), ErrorKind::Permission, "{error}");
     assert!(error.hint().unwrap().contains("ptrace"), "{error}");
     assert!(palisade_ns::list().unwrap().unreadable.contains(&1));
