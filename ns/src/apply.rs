@@ -52,7 +52,10 @@ impl Prepared {
     /// [`ErrorKind::MultiThreaded`] where the kernel does not do it for one thread of several: user and time
     /// namespaces, and joining a mount namespace while the current directory is shared. Otherwise the call that failed.
     pub fn run_in_thread(&self) -> Result<()> {
-        sys::run(&mut self.program.image()).map_err(|fault| explain(&self.program.explain(fault)))
+        let mut image = self.program.image();
+        let outcome = sys::run(&mut image);
+        sys::close_all(self.program.open_descriptors(&image));
+        outcome.map_err(|fault| explain(&self.program.explain(fault)))
     }
 
     /// Has the children of `command` run it between fork and exec. `spawn` returns the errno of a call that failed.

@@ -5,7 +5,7 @@ use std::ffi::{CStr, c_int, c_long};
 use std::io::{self, Read as _, Write as _};
 use std::mem::MaybeUninit;
 use std::net::Shutdown;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
@@ -127,6 +127,14 @@ pub(crate) fn run(image: &mut Image) -> std::result::Result<(), Fault> {
     // SAFETY: only programs of this crate get here. They open files of /proc, close what they opened, and change the
     // thread's namespaces and what is in them: no memory, no descriptor of the caller.
     unsafe { image.run() }
+}
+
+/// Closes what a program opened in this process and, since it failed, did not close.
+pub(crate) fn close_all(descriptors: Vec<RawFd>) {
+    for fd in descriptors {
+        // SAFETY: calls of the program returned these descriptors, and nobody else has been told of them.
+        drop(unsafe { OwnedFd::from_raw_fd(fd) });
+    }
 }
 
 /// Has the child of `command` run a fresh copy of `image` between fork and exec. `keep` lives as long as the command.

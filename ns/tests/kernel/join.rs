@@ -7,7 +7,7 @@ use palisade_ns::{
     AnyNs, ErrorKind, Hostname, Join, Namespace, Namespaces, Ns, Shared, Unshare, kind, pidfd_open,
     unpersist, unshare,
 };
-use palisade_testkit::{Snapshot, can_unshare_user, in_child, is_root, skip, temp_dir};
+use palisade_testkit::{Snapshot, can_unshare_user, in_child, is_root, skip, temp_dir, wait_until};
 
 use crate::sys;
 
@@ -254,6 +254,45 @@ fn a_pod_shares_what_it_says_and_ids() {
     });
 }
 
+/// A pod by its first sandbox, which is pid 1 of the shared pid namespace.
+#[test]
+fn a_pod_with_a_pid_namespace() {
+    if !can_unshare_user() {
+        skip!("no user namespaces here", needs = "userns");
+    }
+    let kinds = Namespace::User | Namespace::Pid | Namespace::Ipc | Namespace::Uts;
+    let script = "exec unshare --user --map-root-user --pid --ipc --uts --kill-child sleep 600";
+    let outer = Inside(Command::new("sh").args(["-c", script]).spawn().unwrap());
+    let mut first = None;
+    wait_until(std::time::Duration::from_secs(10), || {
+        let found = Ns::<kind::Pid>::of_process(outer.0.id()).ok().map(|pid| (pid, outer.0.id()));
+        first = found.and_then(|(own, outer)| {
+            let children = std::fs::read_to_string(format!("/proc/{outer}/task/{outer}/children")).ok()?;
+            let pid = children.split_ascii_whitespace().next()?.parse::<u32>().ok()?;
+            (Ns::<kind::Pid>::of_process(pid).ok()? != own).then_some(pid)
+        });
+        first.is_some()
+    });
+    let first = first.unwrap();
+    let pod = Shared::of_process(pidfd_open(first).unwrap(), kinds).unwrap();
+    assert_eq!(pod.kinds(), kinds.without(Namespace::User));
+    let join = pod.member(Namespace::Mount | Namespace::Net).unwrap().prepare().unwrap();
+    assert_eq!(join.kinds(), kinds);
+    let mut command = Command::new("sh");
+    let out = join.pre_exec(command.args(["-c", "cat /proc/self/status; true"])).output().unwrap();
+    let status = String::from_utf8(out.stdout).unwrap();
+    let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap();
+    let inside: u32 = ids.split_ascii_whitespace().last().unwrap().parse().unwrap();
+    assert!(ids.split_ascii_whitespace().count() >= 2 && inside > 1, "{ids}");
+    // With the first one, the namespace ends, and the error says why nobody can join any more.
+    drop(outer);
+    wait_until(std::time::Duration::from_secs(10), || pidfd_open(first).is_err());
+    assert!(join.pre_exec(&mut Command::new("true")).status().unwrap().success(), "sh itself is outside");
+    let mut command = Command::new("sh");
+    let out = join.pre_exec(command.args(["-c", "cat /proc/self/status; true"])).output().unwrap();
+    assert!(String::from_utf8_lossy(&out.stderr).contains("fork"), "no process can be made in it: {out:?}");
+}
+
 #[test]
 fn the_id_map_rule() {
     if !can_unshare_user() {
@@ -319,6 +358,8 @@ fn persistent_until_it_is_undone() {
         skip!("no user namespaces here", needs = "userns");
     }
     let dir = temp_dir();
+    let mounts = || std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let before = mounts();
     in_child(|| {
         enter(Namespace::Mount | Namespace::Uts);
         sys::private_tmpfs(dir.path());
@@ -345,6 +386,7 @@ fn persistent_until_it_is_undone() {
         assert!(!path.exists());
         assert!(palisade_ns::list().unwrap().get(id).is_none());
     });
+    assert_eq!(mounts(), before, "the host's mount table is as before");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use palisade_ns::{
     AnyNs, ClockOffset, DomainName, ErrorKind, Hostname, Namespace, Namespaces, TimeOffsets, Unshare,
     loopback_up, no_more_user_namespaces, unshare,
 };
-use palisade_testkit::{can_unshare_user, in_child, is_root, skip};
+use palisade_testkit::{Snapshot, can_unshare_user, in_child, is_root, skip};
 
 use crate::sys;
 
@@ -267,7 +267,9 @@ fn impossible_offsets_are_refused_by_name() {
     in_child(|| {
         let offsets = TimeOffsets::ZERO.monotonic(ClockOffset::back(Duration::from_secs(1 << 40)));
         let new = Unshare::new(with_user(Namespace::Time)).time_offsets(offsets);
+        let before = Snapshot::take();
         let error = new.prepare().unwrap().run().unwrap_err();
+        before.assert_unchanged();
         assert_eq!((error.kind(), error.errno()), (ErrorKind::InvalidValue, Some(libc::ERANGE)), "{error}");
         assert!(error.to_string().contains("timens_offsets"), "{error}");
     });
@@ -355,6 +357,38 @@ fn exec_in_place_does_not_run_twice() {
         Unshare::new(with_user(Namespace::Uts)).prepare().unwrap().pre_exec(&mut command);
         assert_eq!(command.exec().raw_os_error(), Some(libc::ENOENT));
         assert_eq!(command.exec().raw_os_error(), Some(libc::EBUSY));
+    });
+}
+
+/// Every call's failure ends the program there and is told by step, object and call; nothing after it happens.
+#[test]
+fn a_fault_at_every_call_is_told() {
+    if !can_unshare_user() {
+        skip!("no user namespaces here", needs = "userns");
+    }
+    let new = Unshare::new(Namespaces::ALL.without(Namespace::Pid))
+        .hostname("box".parse().unwrap())
+        .domainname("dom".parse().unwrap())
+        .time_offsets(TimeOffsets::ZERO)
+        .loopback_up();
+    let prepared = new.prepare().unwrap();
+    assert_eq!(prepared.program().call_count(), prepared.program().len());
+    assert_eq!(prepared.program().call_count(), 1 + 7 + 2 + 3, "{}", prepared.program());
+    let (host, user) = (Hostname::current().unwrap(), AnyNs::current(Namespace::User).unwrap());
+    for index in 0..prepared.program().len() {
+        let mut program = prepared.program().clone();
+        program.inject(index, palisade_sys::Injected::Errno(libc::EIO));
+        in_child(|| {
+            let fault = sys::run(&program).unwrap_err();
+            assert_eq!((fault.index as usize, fault.errno), (index, libc::EIO));
+            assert!(prepared.program().explain(fault).object.is_some());
+            assert_eq!(AnyNs::current(Namespace::User).unwrap() == user, index == 0);
+            assert_eq!(Hostname::current().unwrap() == host, index <= 8);
+        });
+    }
+    in_child(|| {
+        prepared.run().unwrap();
+        assert_eq!(Hostname::current().unwrap().as_bytes(), b"box");
     });
 }
 
