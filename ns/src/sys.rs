@@ -52,15 +52,27 @@ pub(crate) fn uname() -> Result<Uname> {
     Ok(Uname { nodename: text(&names.nodename), domainname: text(&names.domainname) })
 }
 
+/// `statfs.f_type` of pidfds, since Linux 6.9.
+const PIDFS_MAGIC: u64 = 0x5049_4446;
+
 /// Whether the file is one of nsfs, so that its ioctls mean what we think.
 pub(crate) fn is_nsfs(file: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(file_system(file)? == NSFS_MAGIC)
+}
+
+/// Whether the file is a pidfd that is asked by ioctls.
+pub(crate) fn is_pidfs(file: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(file_system(file)? == PIDFS_MAGIC)
+}
+
+fn file_system(file: BorrowedFd<'_>) -> io::Result<u64> {
     let mut stat = MaybeUninit::<libc::statfs>::zeroed();
     // SAFETY: the place is as large as what fstatfs(2) writes.
     let result = unsafe { libc::fstatfs(file.as_raw_fd(), stat.as_mut_ptr()) };
     check(result.into())?;
     // SAFETY: the struct is integers: zeros and what fstatfs wrote.
     let stat = unsafe { stat.assume_init() };
-    Ok(stat.f_type as u64 == NSFS_MAGIC)
+    Ok(stat.f_type as u64)
 }
 
 /// The `CLONE_NEW*` value of a file of nsfs.
@@ -104,8 +116,8 @@ pub(crate) fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
 pub(crate) fn pidfd_namespace(pidfd: BorrowedFd<'_>, n: u8) -> io::Result<OwnedFd> {
     const PIDFS_IOCTL_MAGIC: u32 = 0xff;
     let request = libc::_IO(PIDFS_IOCTL_MAGIC, n.into());
-    // SAFETY: these requests take no pointer and return a new close-on-exec descriptor. (On a file that is no pidfd
-    // the number means nothing to the kernel's other file systems; devices are excluded by the caller's check.)
+    // SAFETY: on a file of pidfs, as the caller has seen it is, these requests take no pointer and return a new
+    // close-on-exec descriptor.
     let result = unsafe { libc::ioctl(pidfd.as_raw_fd(), request, 0) };
     own(result.into())
 }
