@@ -22,6 +22,11 @@ impl Prepared {
         Self { program, descriptors }
     }
 
+    /// Another program with the same descriptors.
+    pub(crate) fn with_program(self, program: Program) -> Self {
+        Self { program, ..self }
+    }
+
     /// The system calls.
     pub fn program(&self) -> &Program {
         &self.program

@@ -220,7 +220,7 @@ impl AnyNs {
 
     /// The user namespace that owns it: capabilities in that one give power over this one. `None` where that is
     /// outside the caller's view: not the caller's own user namespace nor one below it. For a user namespace, its
-    /// parent. Since Linux 4.9.
+    /// parent. Since Linux 4.9. [ioctl_nsfs(2)](https://man7.org/linux/man-pages/man2/ioctl_nsfs.2.html)
     ///
     /// # Errors
     /// None is known.

@@ -207,6 +207,26 @@ fn several_threads_cannot_join_a_user_namespace() {
     });
 }
 
+/// CVE-2016-9962: between joining and exec, the copy of the host program's memory is closed to who is inside.
+#[test]
+fn a_joining_command_is_not_dumpable_before_its_exec() {
+    if !can_unshare_user() {
+        skip!("no user namespaces here", needs = "userns");
+    }
+    let inside = Inside::named(Namespace::User | Namespace::Uts);
+    let pidfd = pidfd_open(inside.0.id()).unwrap();
+    let join = Join::new().process(pidfd, Namespaces::ALL).prepare().unwrap();
+    let mut command = Command::new("cat");
+    let readable_file = "/proc/self/timens_offsets";
+    sys::fail_if_dumpable(join.pre_exec(command.arg(readable_file)));
+    assert!(command.output().unwrap().status.success());
+    let mut open = Command::new("true");
+    sys::fail_if_dumpable(&mut open);
+    assert_eq!(open.spawn().unwrap_err().raw_os_error(), Some(libc::EDOM), "the check itself works");
+    // And this process is as before.
+    assert!(sys::is_dumpable());
+}
+
 #[test]
 fn joining_where_one_is_does_nothing() {
     let join = Join::new().process(pidfd_open(std::process::id()).unwrap(), Namespaces::ALL);

@@ -86,3 +86,16 @@ pub(crate) fn posix_queue(name: &std::ffi::CStr, make: bool) -> bool {
     // SAFETY: a C string; no attributes.
     unsafe { libc::mq_open(name.as_ptr(), flags, 0o600, attributes) >= 0 }
 }
+
+pub(crate) fn is_dumpable() -> bool {
+    // SAFETY: takes a number, changes nothing.
+    unsafe { libc::prctl(libc::PR_GET_DUMPABLE) == 1 }
+}
+
+/// The spawn of `command` fails with EDOM if its child can be traced by others before its exec.
+pub(crate) fn fail_if_dumpable(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt as _;
+    let check = || if is_dumpable() { Err(std::io::Error::from_raw_os_error(libc::EDOM)) } else { Ok(()) };
+    // SAFETY: one system call, and an error that needs no memory.
+    unsafe { command.pre_exec(check) };
+}
