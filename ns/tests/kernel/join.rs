@@ -282,7 +282,7 @@ fn a_pod_with_a_pid_namespace() {
     }
     let kinds = Namespace::User | Namespace::Pid | Namespace::Ipc | Namespace::Uts;
     let script = "exec unshare --user --map-root-user --pid --ipc --uts --kill-child sleep 600";
-    let outer = Inside(Command::new("sh").args(["-c", script]).spawn().unwrap());
+    let mut outer = Inside(Command::new("sh").args(["-c", script]).spawn().unwrap());
     let mut first = None;
     wait_until(std::time::Duration::from_secs(10), || {
         let found = Ns::<kind::Pid>::of_process(outer.0.id()).ok().map(|pid| (pid, outer.0.id()));
@@ -305,8 +305,8 @@ fn a_pod_with_a_pid_namespace() {
     let inside: u32 = ids.split_ascii_whitespace().last().unwrap().parse().unwrap();
     assert!(ids.split_ascii_whitespace().count() >= 2 && inside > 1, "{ids}");
     // With the first one, the namespace ends, and the error says why nobody can join any more.
-    drop(outer);
-    wait_until(std::time::Duration::from_secs(10), || pidfd_open(first).is_err());
+    assert!(Command::new("kill").args(["-KILL", &first.to_string()]).status().unwrap().success());
+    outer.0.wait().unwrap(); // it has reaped the first one
     assert!(join.pre_exec(&mut Command::new("true")).status().unwrap().success(), "sh itself is outside");
     let mut command = Command::new("sh");
     let out = join.pre_exec(command.args(["-c", "cat /proc/self/status; true"])).output().unwrap();
