@@ -160,7 +160,8 @@ impl Program {
         match op.kind {
             KIND_CALL | KIND_SWEEP => self.show_call(op, Some(bit)),
             KIND_CHECK => "identity check".into(),
-            KIND_FAIL => "no candidate could be executed".into(),
+            KIND_FAIL if Step::from_raw(op.step) == Step::Exec => "no candidate could be executed".into(),
+            KIND_FAIL => "refused by the program itself".into(),
             _ => "interpreter".into(),
         }
     }
