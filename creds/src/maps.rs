@@ -39,9 +39,9 @@ impl Maps {
         Ok(Self::new(IdMap::remapped(&users)?, IdMap::remapped(&groups)?))
     }
 
-    /// Whether user 0 of the parent namespace is mapped: a process that becomes it inside is it outside, too.
+    /// Whether user or group 0 of the parent namespace is mapped: a process that becomes it inside is it outside, too.
     pub fn reaches_parent_root(&self) -> bool {
-        self.uid.to_inside(Uid::ROOT).is_some()
+        self.uid.to_inside(Uid::ROOT).is_some() || self.gid.to_inside(Gid::ROOT).is_some()
     }
 
     /// The maps of the user namespace that the calling thread is in; the initial one's are [`IdMap::identity`].
@@ -109,7 +109,7 @@ impl Maps {
         let own_uid = self.uid.as_single::<Uid>().is_some_and(|(_, outside)| outside == uid);
         let own_gid = self.gid.as_single::<Gid>().is_some_and(|(_, outside)| outside == gid);
         let uid_by = if own_uid || effective.contains(Capability::Setuid) {
-            if self.reaches_parent_root() && !effective.contains(Capability::Setfcap) {
+            if self.uid.to_inside(Uid::ROOT).is_some() && !effective.contains(Capability::Setfcap) {
                 return Err(Error::new(
                     ErrorKind::Permission,
                     "mapping user 0 of this namespace takes CAP_SETFCAP",

@@ -1,4 +1,4 @@
-//! The raw calls of the parent side.
+//! The raw calls that are not part of a program: reading, running helpers, and the entries to the interpreter.
 #![expect(unsafe_code, reason = "this file holds the crate's raw calls")]
 
 use std::ffi::{CStr, c_int, c_long, c_void};

@@ -51,6 +51,16 @@ impl UserSpec {
         let mut half = || Who::parse(halves.next().unwrap_or_default());
         Ok(Self { user: half()?, group: half()? })
     }
+
+    /// The user's number, if it is given as one: then it is known without looking anything up.
+    pub fn uid(&self) -> Option<Uid> {
+        if let Who::Number(number) = self.user { Uid::new(number) } else { None }
+    }
+
+    /// The user's name, if it is given as one.
+    pub fn user_name(&self) -> Option<&OsStr> {
+        if let Who::Name(name) = &self.user { Some(OsStr::from_bytes(name)) } else { None }
+    }
 }
 
 impl FromStr for UserSpec {
