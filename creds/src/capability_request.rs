@@ -94,7 +94,7 @@ impl CapabilityRequest {
     /// add wins over a drop of the same name.
     ///
     /// # Errors
-    /// [`ErrorKind::CapabilityUnavailable`] if one that was named, to add or to drop, is not available. Defaults that
+    /// [`ErrorKind::CapabilityUnavailable`](crate::ErrorKind::CapabilityUnavailable) if one that was named, to add or to drop, is not available. Defaults that
     /// are not available are left out.
     pub fn resolve(&self, available: CapabilitySet) -> Result<CapabilitySet> {
         if self.privileged {
