@@ -23,11 +23,6 @@ pub(crate) fn is_root() -> bool {
     std::fs::read_to_string("/proc/self/status").expect("/proc").contains("\nUid:\t0\t0\t")
 }
 
-/// A line of the `/proc/self/status` of this process, without its key.
-pub(crate) fn status_line(key: &str) -> String {
-    line_of(&std::fs::read_to_string("/proc/self/status").expect("/proc"), key)
-}
-
 /// A line of the text of a status file, without its key.
 pub(crate) fn line_of(status: &str, key: &str) -> String {
     let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
