@@ -16,6 +16,8 @@ mod maps;
 mod prepared_identity;
 mod proc_dir;
 mod securebits;
+#[path = "spawn/sys.rs"]
+mod spawn;
 mod subid;
 mod sys;
 mod thread_caps;
