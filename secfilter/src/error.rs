@@ -154,7 +154,9 @@ impl fmt::Display for Error {
                 if let Some(tid) = tid {
                     write!(f, " ({tid})")?;
                 }
-                f.write_str(" could not take the filter: it has a filter that the calling thread does not have")
+                f.write_str(
+                    " could not take the filter: it has a filter that the calling thread does not have",
+                )
             }
             Repr::Gone { call } => {
                 write!(f, "{call}: the notified call is gone (interrupted, answered, or its thread died)")

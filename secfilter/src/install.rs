@@ -127,7 +127,7 @@ impl Install {
     /// [`Unsupported`](crate::ErrorKind::Unsupported) if the kernel lacks seccomp or one of the flags;
     /// [`Os`](crate::ErrorKind::Os) otherwise: ENOMEM where all filters of the thread together are too long.
     pub fn apply(&self) -> Result<(), Error> {
-        self.run(false).map(drop)
+        self.run(false, |_| {}).map(drop)
     }
 
     /// Installs it in the calling thread and returns the listener for [`Action::UserNotif`](crate::Action::UserNotif).
@@ -136,8 +136,13 @@ impl Install {
     /// # Errors
     /// As [`apply`](Install::apply); EBUSY if there is a listener already.
     pub fn apply_with_listener(&self) -> Result<Listener, Error> {
-        let fd = self.run(true)?;
+        let fd = self.run(true, |_| {})?;
         Ok(Listener::from(sys::adopt(fd)))
+    }
+
+    /// Installs it with a listener, whose number `ready` gets before this thread makes another call.
+    pub(crate) fn apply_and(&self, ready: impl FnOnce(i32)) -> Result<(), Error> {
+        self.run(true, |result| ready(result as i32)).map(drop)
     }
 
     /// Has `command`'s child install it right before exec. (A hook that is added later runs under the filter.)
@@ -151,11 +156,13 @@ impl Install {
         Ok(())
     }
 
-    fn run(&self, listener: bool) -> Result<u64, Error> {
+    fn run(&self, listener: bool, ready: impl FnOnce(u64)) -> Result<u64, Error> {
         let (program, slot) = self.build(listener);
         let mut image = program.image();
         sys::run(&mut image).map_err(|fault| self.explain(fault.errno, listener))?;
-        match image.slot(slot) {
+        let result = image.slot(slot);
+        ready(result);
+        match result {
             result if listener || result == 0 => Ok(result),
             tid => Err(Repr::Thread { tid: u32::try_from(tid).ok() }.into()),
         }

@@ -117,6 +117,22 @@ pub(crate) fn poll_in(fd: BorrowedFd<'_>, timeout: i32) -> Result<i16, i32> {
     if result < 0 { Err(errno()) } else { Ok(entry.revents) }
 }
 
+/// The calling thread's id.
+pub(crate) fn gettid() -> i32 {
+    // SAFETY: takes no address.
+    unsafe { libc::gettid() }
+}
+
+/// `uname -r`.
+pub(crate) fn kernel_release() -> String {
+    // SAFETY: arrays of bytes: zeros are valid.
+    let mut name: libc::utsname = unsafe { std::mem::zeroed() };
+    // SAFETY: one structure, borrowed for the call. It cannot fail otherwise; zeros are no version.
+    unsafe { libc::uname(&raw mut name) };
+    let bytes = name.release.iter().map(|&c| c as u8).take_while(|&b| b != 0).collect::<Vec<u8>>();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
 /// errno of the call before.
 fn errno() -> i32 {
     io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)

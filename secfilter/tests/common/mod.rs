@@ -6,6 +6,8 @@ pub(crate) mod sys;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
+use palisade_secfilter::{Action, Insn, SeccompData};
+
 /// Says why a test cannot run here; a failure where PALISADE_TEST_REQUIRE lists `capability`.
 pub(crate) fn skip(capability: &str, reason: &str) {
     let required = std::env::var("PALISADE_TEST_REQUIRE").unwrap_or_default();
@@ -53,5 +55,37 @@ impl Random {
         };
         let high = if self.below(2) == 0 { 0 } else { half(self) };
         high << 32 | half(self)
+    }
+}
+
+/// A classic BPF interpreter that shares nothing with the crate's: one more opinion.
+pub(crate) fn run_bpf(program: &[Insn], data: &SeccompData) -> Action {
+    let mut bytes = Vec::from(data.nr.to_le_bytes());
+    bytes.extend(data.arch.to_le_bytes());
+    bytes.extend(data.instruction_pointer.to_le_bytes());
+    data.args.iter().for_each(|arg| bytes.extend(arg.to_le_bytes()));
+    let (mut a, mut pc) = (0u32, 0);
+    loop {
+        let Insn { code, jt, jf, k } = program[pc];
+        pc += 1;
+        let to = |holds: bool| usize::from(if holds { jt } else { jf });
+        pc += match code {
+            0x20 => {
+                let at = k as usize;
+                a = u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+                0
+            }
+            0x54 => {
+                a &= k;
+                0
+            }
+            0x05 => k as usize,
+            0x15 => to(a == k),
+            0x25 => to(a > k),
+            0x35 => to(a >= k),
+            0x45 => to(a & k != 0),
+            0x06 => return Action::from_ret(k),
+            other => panic!("instruction {other:#x}"),
+        };
     }
 }

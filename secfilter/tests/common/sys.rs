@@ -73,13 +73,13 @@ impl Shared {
     pub(crate) fn set(&self, index: usize, value: i64) {
         assert!(index < self.len);
         // SAFETY: inside the mapping; volatile, since another process reads it.
-        unsafe { self.base.add(index).write_volatile(value) }
+        unsafe { self.base.wrapping_add(index).write_volatile(value) }
     }
 
     pub(crate) fn get(&self, index: usize) -> i64 {
         assert!(index < self.len);
         // SAFETY: inside the mapping.
-        unsafe { self.base.add(index).read_volatile() }
+        unsafe { self.base.wrapping_add(index).read_volatile() }
     }
 }
 
@@ -117,4 +117,99 @@ pub(crate) fn is_root() -> bool {
 pub(crate) fn gettid() -> u32 {
     // SAFETY: takes no address.
     unsafe { libc::gettid() as u32 }
+}
+
+/// libseccomp, if this machine has it: an oracle at run time, no dependency.
+pub(crate) struct Libseccomp {
+    init: Init,
+    attr_set: AttrSet,
+    rule_add: RuleAdd,
+    export: Export,
+    release: Release,
+}
+
+type Pointer = *mut libc::c_void;
+type Init = unsafe extern "C" fn(u32) -> Pointer;
+type AttrSet = unsafe extern "C" fn(Pointer, i32, u32) -> i32;
+type RuleAdd = unsafe extern "C" fn(Pointer, u32, i32, u32, *const ScmpArgCmp) -> i32;
+type Export = unsafe extern "C" fn(Pointer, i32) -> i32;
+type Release = unsafe extern "C" fn(Pointer);
+
+/// `struct scmp_arg_cmp`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(crate) struct ScmpArgCmp {
+    pub(crate) arg: u32,
+    pub(crate) op: i32,
+    pub(crate) a: u64,
+    pub(crate) b: u64,
+}
+
+impl Libseccomp {
+    pub(crate) fn load() -> Option<Self> {
+        // SAFETY: loads a library of the system, whose constructors do nothing of note.
+        let library = unsafe { libc::dlopen(c"libseccomp.so.2".as_ptr(), libc::RTLD_NOW) };
+        if library.is_null() {
+            return None;
+        }
+        let symbol = |name: &std::ffi::CStr| {
+            // SAFETY: the library stays loaded.
+            let symbol = unsafe { libc::dlsym(library, name.as_ptr()) };
+            (!symbol.is_null()).then_some(symbol)
+        };
+        let (init, attr_set) = (symbol(c"seccomp_init")?, symbol(c"seccomp_attr_set")?);
+        let (rule_add, export) = (symbol(c"seccomp_rule_add_array")?, symbol(c"seccomp_export_bpf")?);
+        let release = symbol(c"seccomp_release")?;
+        Some(Libseccomp {
+            // SAFETY: as in seccomp.h.
+            init: unsafe { std::mem::transmute::<Pointer, Init>(init) },
+            // SAFETY: as in seccomp.h.
+            attr_set: unsafe { std::mem::transmute::<Pointer, AttrSet>(attr_set) },
+            // SAFETY: as in seccomp.h.
+            rule_add: unsafe { std::mem::transmute::<Pointer, RuleAdd>(rule_add) },
+            // SAFETY: as in seccomp.h.
+            export: unsafe { std::mem::transmute::<Pointer, Export>(export) },
+            // SAFETY: as in seccomp.h.
+            release: unsafe { std::mem::transmute::<Pointer, Release>(release) },
+        })
+    }
+
+    /// The program for these rules (action, call, conditions), as a binary tree if `tree` is set; the error of the rule
+    /// that it does not take.
+    pub(crate) fn compile(
+        &self,
+        default: u32,
+        rules: &[(u32, u32, Vec<ScmpArgCmp>)],
+        tree: bool,
+    ) -> Result<Vec<u8>, i32> {
+        // SAFETY: makes a context.
+        let context = unsafe { (self.init)(default) };
+        assert!(!context.is_null());
+        if tree {
+            // SAFETY: the context is alive; SCMP_FLTATR_CTL_OPTIMIZE = 8.
+            let result = unsafe { (self.attr_set)(context, 8, 2) };
+            assert_eq!(result, 0);
+        }
+        let mut outcome = Ok(());
+        for (action, nr, conditions) in rules {
+            let (count, list) = (conditions.len() as u32, conditions.as_ptr());
+            // SAFETY: the context is alive, the list has `count` elements.
+            let result = unsafe { (self.rule_add)(context, *action, *nr as i32, count, list) };
+            if result != 0 {
+                outcome = Err(result);
+                break;
+            }
+        }
+        let mut file = tempfile::tempfile().expect("a temporary file");
+        // SAFETY: the context and the file are alive.
+        let exported = unsafe { (self.export)(context, std::os::fd::AsRawFd::as_raw_fd(&file)) };
+        // SAFETY: the context is not used after this.
+        unsafe { (self.release)(context) };
+        outcome?;
+        assert_eq!(exported, 0);
+        let mut bytes = Vec::new();
+        std::io::Seek::rewind(&mut file).expect("rewind");
+        std::io::Read::read_to_end(&mut file, &mut bytes).expect("read");
+        Ok(bytes)
+    }
 }
