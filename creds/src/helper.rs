@@ -161,7 +161,7 @@ mod tests {
     /// A directory of the caller's with a program in it that would run, were its place trusted.
     #[test]
     fn a_helper_that_others_can_change_is_not_run() {
-        let place = tempfile::tempdir().expect("temporary directory");
+        let place = palisade_testkit::temp_dir();
         let program = place.path().join("newuidmap");
         let mode = |path: &Path, mode| {
             std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    #[ignore = "changes the signals of its process; run by the test above"]
+    #[ignore = "run by the test above, as it changes the signals of its process"]
     fn inner_reaping_host() {
         sys::ignore_sigchld();
         let done = std::sync::atomic::AtomicBool::new(false);

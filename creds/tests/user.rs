@@ -175,7 +175,7 @@ fn entries_are_listed_in_order() {
 /// A117: files of a hostile root, read without following a link out of it, waiting, or reading for ever.
 #[test]
 fn a117_hostile_files_of_a_root() {
-    let dir = tempfile::tempdir().expect("temporary directory");
+    let dir = palisade_testkit::temp_dir();
     let etc = dir.path().join("etc");
     let open = || UserDb::open_in(std::fs::File::open(dir.path()).expect("root"));
     assert_eq!(open().expect("no /etc at all"), UserDb::default());
