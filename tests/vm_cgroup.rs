@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use palisade::cgroup::{Bytes, Cgroup, Limits};
-use palisade::{Command, ErrorKind, ExitCause, Sandbox, SandboxBuilder};
+use palisade::ns::Namespace;
+use palisade::{Command, ErrorKind, ExitCause, Sandbox, SandboxBuilder, Stdio};
 use palisade_testkit::{cgroup_dir, skip, wait_until};
 
 macro_rules! parent {
@@ -155,4 +156,64 @@ fn many_spawns_leave_an_empty_tree() {
         }
     });
     assert!(wait_until(Duration::from_secs(20), || children(&parent) == 0), "{} left", children(&parent));
+}
+
+/// Set in the environment of this test binary when it plays a host program that is to be killed.
+const ROLE: &str = "PALISADE_TEST_ROLE";
+
+/// The host program of the test below; by itself it does nothing.
+#[test]
+fn host_program() {
+    if std::env::var_os(ROLE).is_none() {
+        return;
+    }
+    let parent = parent!();
+    // Shares the pid namespace: only the cgroup holds what the payload starts.
+    let shared = builder(&parent, Limits::new()).share(Namespace::Pid).build();
+    let own = builder(&parent, Limits::new()).build();
+    let mut children = Vec::new();
+    for sandbox in [shared, own].into_iter().flatten() {
+        children.push(
+            sh(&sandbox, "setsid sleep 4343 & sleep 4343")
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .spawn()
+                .unwrap(),
+        );
+        println!("\nGROUP {}", children.last().unwrap().cgroup().unwrap().path().display());
+    }
+    println!("\nREADY");
+    std::thread::sleep(Duration::from_secs(1000));
+}
+
+/// A97: after SIGKILL of the host program, neither a process nor a cgroup of it is left.
+#[test]
+fn a_killed_host_program_leaves_no_cgroup() {
+    let _parent = parent!();
+    let mut host = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "host_program", "--nocapture"])
+        .env(ROLE, "1")
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut groups = Vec::new();
+    for line in std::io::BufRead::lines(std::io::BufReader::new(host.stdout.as_mut().unwrap())) {
+        let line = line.unwrap();
+        groups.extend(line.strip_prefix("GROUP ").map(std::path::PathBuf::from));
+        if line == "READY" {
+            break;
+        }
+    }
+    assert!(!groups.is_empty());
+    let populated = |group: &std::path::Path| {
+        std::fs::read_to_string(group.join("cgroup.procs")).is_ok_and(|p| p.lines().count() >= 2)
+    };
+    assert!(
+        wait_until(Duration::from_secs(10), || groups.iter().all(|group| populated(group))),
+        "{groups:?}"
+    );
+    host.kill().unwrap();
+    host.wait().unwrap();
+    let gone = || groups.iter().all(|group| !group.exists() && !group.parent().unwrap().exists());
+    assert!(wait_until(Duration::from_secs(10), gone), "{groups:?}");
 }

@@ -20,7 +20,8 @@ const TRIES: u32 = 2000;
 /// `args`: pidfd of the process, the group's directory, its `cgroup.kill` (open for writing), the directory above, and
 /// arena offsets: of the group's name there, and of a work area of [`GUARD_ROOM`] bytes.
 pub(crate) fn guard(memory: &mut Memory, op: &Op) -> Option<()> {
-    let [pidfd, group, kill, above] = [0, 1, 2, 3].map(|n| memory.arg(op, n, 0));
+    let (pidfd, group) = (memory.arg(op, 0, 0), memory.arg(op, 1, 0));
+    let (kill, above) = (memory.arg(op, 2, 0), memory.arg(op, 3, 0));
     let (name, room) = (op.args[4], op.args[5]);
 
     // struct pollfd: POLLIN comes when the process has ended.
