@@ -12,7 +12,7 @@ use crate::common::{Reaped, again, inside, is_root, root, skip};
 
 /// A shell with a family, given once it is complete. Every leaf of it must read descriptor 3: that ends with the pipe,
 /// which closes with this process at the latest, so that nothing stays behind whatever happens.
-fn family(script: &str) -> Reaped {
+pub(crate) fn family(script: &str) -> Reaped {
     let mut child = Reaped::spawn(
         Command::new("sh")
             .args(["-c", &format!("exec 3<&0\n{script}\necho ready\nwait")])
@@ -24,7 +24,26 @@ fn family(script: &str) -> Reaped {
     child
 }
 
-fn end(mut family: Reaped) {
+/// The processes once the family is complete: so many leaves, each of which has executed its program.
+pub(crate) fn settled(family: &Reaped, leaves: usize) -> Snapshot {
+    for _ in 0..600 {
+        let s = Snapshot::take(&root(), Parts::new().threads(true)).expect("processes");
+        let below = s.descendants(family.pid());
+        let leaf = |p: &&&palisade_procinfo::ProcessEntry| !below.iter().any(|c| c.stat.ppid == p.pid);
+        let ready = |p: &&palisade_procinfo::ProcessEntry| match p.stat.comm.to_str() {
+            Some("python3") => p.threads.len() == 3,
+            name => matches!(name, Some("cat" | "od")),
+        };
+        let (ends, all) = below.iter().filter(leaf).fold((0, true), |(n, all), p| (n + 1, all && ready(p)));
+        if ends == leaves && all {
+            return s;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    panic!("the family was not complete in half a minute");
+}
+
+pub(crate) fn end(mut family: Reaped) {
     drop(family.0.stdin.take());
     family.0.wait().expect("wait");
 }
@@ -126,11 +145,10 @@ fn trees_print_as_pstree_prints_them() {
          sh -c 'cat <&3 & od <&3 & wait' &\n\
          sh -c 'cat <&3 & od <&3 & wait' &\n\
          sh -c 'cat <&3; true' &\n sh -c 'cat <&3; true' &\n\
-         sh -c 'sh -c \"od - <&3; true\"; true' &\n cat <&3 &\n cat - <&3 &\n sleep 0.5",
+         sh -c 'sh -c \"od - <&3; true\"; true' &\n cat <&3 &\n cat - <&3 &",
     );
     let pid = family.pid();
-    let snapshot = Snapshot::take(&root(), Parts::new().threads(true)).unwrap();
-    let tree = Tree::new(&snapshot);
+    let tree = Tree::new(&settled(&family, 11));
     let users = UserNames::parse(&std::fs::read("/etc/passwd").unwrap());
     let style = TreeStyle::new;
     let styles = [
@@ -167,9 +185,9 @@ fn trees_with_threads_and_other_users_print_as_pstree_prints_them() {
     let threads = "import threading,os\n\
                    for i in range(3): threading.Thread(target=os.read,args=(3,1)).start()\n\
                    os.read(3,1)";
-    let family = family(&format!("python3 -c '{threads}' &\n{other}sh -c 'cat <&3; true' &\n sleep 1"));
+    let family = family(&format!("python3 -c '{threads}' &\n{other}sh -c 'cat <&3; true' &"));
     let pid = family.pid();
-    let tree = Tree::new(&Snapshot::take(&root(), Parts::new().threads(true)).unwrap());
+    let tree = Tree::new(&settled(&family, 2));
     let users = UserNames::parse(&std::fs::read("/etc/passwd").unwrap());
     for (options, style) in [
         ("-A", TreeStyle::new()),
