@@ -9,7 +9,9 @@ use palisade_procinfo as p;
 use palisade_procinfo::{NamespaceTable, Parts, ProcessTable, Snapshot, Tree, TreeStyle, UserNames};
 use procfs::{FromBufRead, FromRead};
 
-use crate::common::{Reaped, root, skip};
+use palisade_testkit::skip;
+
+use crate::common::{Reaped, root};
 use crate::parsers::fixtures;
 use crate::views::{end, family, settled};
 
@@ -309,7 +311,7 @@ fn five_hundred_processes_are_what_ps_and_pstree_say() {
 
     let columns = "pid=,ppid=,pgid=,sess=,euid=,ruid=,egid=,ni=,nlwp=,vsz=,rss=,stat=,etimes=,args=";
     match output("ps", &["-ewwo", columns]) {
-        None => skip("procps", "no ps here"),
+        None => skip!("no ps here", needs = "tool"),
         Some(text) => {
             let rows: HashMap<u32, Vec<&str>> = text
                 .lines()
@@ -375,7 +377,7 @@ fn five_hundred_processes_are_what_ps_and_pstree_say() {
         ("-Ala", TreeStyle::new().arguments(true)),
     ] {
         match output("pstree", &[options, &family.pid().to_string()]) {
-            None => skip("psmisc", "no pstree here"),
+            None => skip!("no pstree here", needs = "tool"),
             Some(text) => {
                 assert_eq!(tree.below(family.pid(), &style).to_string(), text.trim_end(), "{options}");
             }
@@ -400,7 +402,7 @@ fn namespaces_are_what_lsns_says() {
         std::thread::yield_now();
     }
     if !held.exists() || held.status().unwrap().state == p::State::Zombie {
-        return skip("userns", "no user namespaces here");
+        skip!("no user namespaces here", needs = "userns");
     }
     let rows = || {
         let s = Snapshot::take(&root(), Parts::new().namespaces(true)).unwrap();
@@ -410,7 +412,7 @@ fn namespaces_are_what_lsns_says() {
     };
     let before = rows();
     let Some(text) = output("lsns", &["-rno", "NS,TYPE,NPROCS,PID"]) else {
-        return skip("util-linux", "no lsns here");
+        skip!("no lsns here", needs = "tool");
     };
     let after = rows();
     let own: Vec<u64> =
@@ -436,7 +438,7 @@ fn namespaces_are_what_lsns_says() {
 #[test]
 fn memory_and_uptime_are_what_free_and_uptime_say() {
     match output("free", &["-k"]) {
-        None => skip("procps", "no free here"),
+        None => skip!("no free here", needs = "tool"),
         Some(text) => {
             let mine = root().meminfo().unwrap().to_string();
             let numbers =

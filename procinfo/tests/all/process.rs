@@ -6,7 +6,9 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
 
-use crate::common::{Reaped, again, inside, is_root, root, skip};
+use palisade_testkit::{is_root, skip};
+
+use crate::common::{Reaped, again, inside, root};
 use crate::sys::pidfd_open;
 use palisade_procinfo::{
     DescriptorKind, ErrorKind, NamespaceKind, ProcRoot, Resource, SeccompMode, Setgroups, State,
@@ -139,7 +141,7 @@ fn a_confined_child_is_read_back_as_it_is() {
     // A child in a user, mount, uts and net namespace of its own, with limits, without new privileges.
     let wrapper = ["unshare", "--user", "--map-root-user", "--mount", "--uts", "--net"];
     if !Command::new(wrapper[0]).args(&wrapper[1..]).arg("true").status().is_ok_and(|s| s.success()) {
-        return skip("userns", "no user namespaces here");
+        skip!("no user namespaces here", needs = "userns");
     }
     let script = "ulimit -n 77; umask 027; mount -t tmpfs 'a b' /tmp && mkdir '/tmp/x y' && \
                   mount -t tmpfs '' '/tmp/x y' && cd '/tmp/x y' && echo ready && exec setpriv --no-new-privs sleep 600";
@@ -243,7 +245,7 @@ fn what_an_ordinary_user_may_not_read_is_denied_part_by_part() {
         return;
     }
     if !is_root() {
-        return skip("root", "needs root to become an ordinary user");
+        skip!("needs root to become an ordinary user", needs = "root");
     }
     again(test, &["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]);
 }
@@ -261,7 +263,7 @@ fn a_mount_over_a_process_file_is_noticed() {
     let target = format!("/proc/{}/limits", child.pid());
     let bound = Command::new("mount").arg("--bind").arg(lie.path()).arg(&target).status().unwrap();
     if !bound.success() {
-        return skip("procbind", "the kernel refuses mounts over /proc/PID (Linux 6.12 and later)");
+        skip!("the kernel refuses a mount over this file");
     }
     let held = root().process(child.pid()).unwrap();
     assert_eq!(held.limits().unwrap_err().kind(), ErrorKind::Overmounted);
@@ -270,10 +272,10 @@ fn a_mount_over_a_process_file_is_noticed() {
 
 #[test]
 fn a_kernel_thread_has_no_program_and_no_memory() {
-    let Ok(kthreadd) = root().process(2) else { return skip("hostpid", "pid 2 is not visible") };
+    let Ok(kthreadd) = root().process(2) else { skip!("pid 2 is not visible") };
     let s = kthreadd.status().unwrap();
     if s.name != "kthreadd" {
-        return skip("hostpid", "pid 2 is not kthreadd: a pid namespace");
+        skip!("pid 2 is not kthreadd: a pid namespace");
     }
     assert!(s.is_kernel_thread());
     let exe = kthreadd.exe().unwrap_err().kind();

@@ -8,7 +8,9 @@ use palisade_procinfo::{
     Snapshot, Tree, TreeStyle, UserNames,
 };
 
-use crate::common::{Reaped, again, inside, is_root, root, skip};
+use palisade_testkit::{is_root, skip};
+
+use crate::common::{Reaped, again, inside, root};
 
 /// A shell with a family, given once it is complete. Every leaf of it must read descriptor 3: that ends with the pipe,
 /// which closes with this process at the latest, so that nothing stays behind whatever happens.
@@ -79,7 +81,7 @@ fn a_snapshot_counts_what_is_denied() {
         return;
     }
     if !is_root() {
-        return skip("root", "needs root to become an ordinary user");
+        skip!("needs root to become an ordinary user", needs = "root");
     }
     again(test, &["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]);
 }
@@ -96,7 +98,7 @@ fn processes_hidden_by_the_mount_are_reported() {
         return;
     }
     if !is_root() {
-        return skip("root", "needs root to mount proc with hidepid");
+        skip!("needs root to mount proc with hidepid", needs = "root");
     }
     let script = "mount -t proc -o hidepid=1 proc /proc && setpriv --reuid 65534 --regid 65534 --clear-groups \"$@\"; exit $?";
     again(test, &["unshare", "--mount", "--pid", "--fork", "sh", "-c", script, "sh"]);
@@ -138,7 +140,7 @@ fn a_new_pid_namespace_is_a_tree_with_one_root() {
 #[test]
 fn trees_print_as_pstree_prints_them() {
     if Command::new("pstree").arg("-V").output().is_err() {
-        return skip("psmisc", "no pstree here");
+        skip!("no pstree here", needs = "tool");
     }
     let family = family(
         "sh -c 'cat <&3 & cat <&3 & wait' &\n\
@@ -179,7 +181,7 @@ fn trees_with_threads_and_other_users_print_as_pstree_prints_them() {
     if Command::new("pstree").arg("-V").output().is_err()
         || Command::new("python3").arg("-V").output().is_err()
     {
-        return skip("psmisc", "no pstree or python3 here");
+        skip!("no pstree or python3 here", needs = "tool");
     }
     let other = if is_root() { "setpriv --reuid 65534 --clear-groups " } else { "" };
     let threads = "import threading,os\n\
@@ -218,7 +220,7 @@ fn a_process_is_seen_from_both_sides() {
     );
     let mut said = [0; 2];
     if outer.0.stdout.take().unwrap().read_exact(&mut said).is_err() {
-        return skip("userns", "no user namespaces here");
+        skip!("no user namespaces here", needs = "userns");
     }
     assert_eq!(&said, b"1\n");
     let snapshot = Snapshot::take(&root(), Parts::new().namespaces(true)).unwrap();
