@@ -160,6 +160,8 @@ fn a_confined_child_is_read_back_as_it_is() {
     }
     let mine = root().myself().unwrap().namespaces();
     let has = held.confinement();
+    let shown = has.to_string();
+    assert!(shown.contains("no_new_privs true, seccomp ") && shown.contains("\nuser:["), "{shown}");
     let status = has.status.unwrap();
     assert!(status.no_new_privs);
     assert_eq!(status.umask, Some(0o027));
