@@ -228,7 +228,7 @@ fn a_process_is_seen_from_both_sides() {
     let sides = Sides::of(&root(), &root().process(inner).unwrap()).unwrap();
     assert_eq!(sides.pids, [inner, 1]);
     let own = root().myself().unwrap().status().unwrap().uid;
-    assert_eq!((sides.uids.host, sides.uids.inside), (own, [Some(0); 4]));
+    assert_eq!((sides.uids.host, sides.uids.inside), (own, Some([Some(0); 4])));
     use NamespaceKind::{Cgroup, Pid, PidForChildren, User};
     assert_eq!(sides.differing, [Cgroup, Pid, PidForChildren, User]);
     let (host, inside) = &sides.cgroup;
@@ -251,6 +251,29 @@ fn a_process_is_seen_from_both_sides() {
     assert_eq!(*pid.owner.as_ref().unwrap(), user.id);
     drop(outer.0.stdin.take());
     outer.0.wait().unwrap();
+}
+
+/// Without a look at its user namespace nobody can say how to read the map of a process.
+#[test]
+fn ids_inside_are_not_guessed() {
+    let test = "views::ids_inside_are_not_guessed";
+    if inside(test) {
+        let parent = root().myself().unwrap().status().unwrap().ppid;
+        let sides = Sides::of(&root(), &root().process(parent).unwrap()).unwrap();
+        assert!(sides.unknown.contains(&NamespaceKind::User));
+        assert_eq!((sides.uids.host.effective, sides.uids.inside), (0, None));
+        assert_eq!(sides.cgroup.1.unwrap_err().kind(), ErrorKind::Denied);
+        return;
+    }
+    if !is_root() {
+        skip!("needs root to become an ordinary user", needs = "root");
+    }
+    again(test, &["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]);
+    // And of one in the same user namespace they are the same.
+    let child = Reaped::sleep();
+    let sides = Sides::of(&root(), &root().process(child.pid()).unwrap()).unwrap();
+    assert_eq!(sides.uids.inside, Some([Some(0); 4]));
+    assert_eq!(sides.cgroup.0.unwrap(), sides.cgroup.1.unwrap());
 }
 
 #[test]
