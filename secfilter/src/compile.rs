@@ -100,9 +100,10 @@ fn ranges(graph: &mut Graph, table: &Table) -> Result<Vec<Range>, Error> {
             points.push((next, unknown));
         }
         let fallback = if syscall::name_on(table.arch, nr).is_some() { default } else { unknown };
-        let id = match table.calls.get(&nr) {
+        let id = match table.calls.get(&nr).map(Vec::as_slice) {
             None => fallback,
-            Some(rules) => match bodies.get(rules.as_slice()) {
+            Some([(conditions, action)]) if conditions.is_empty() => graph.answer(*action),
+            Some(rules) => match bodies.get(rules) {
                 // Equal rules on a known and on an unknown number end differently: do not share those.
                 Some(&id) if fallback == default => id,
                 _ => {
