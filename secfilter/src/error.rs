@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 
 use crate::action::Action;
 use crate::arch::Arch;
@@ -34,6 +35,8 @@ pub enum ErrorKind {
     Thread,
     /// The call that a notification was about is gone: it was interrupted, or its thread died.
     Gone,
+    /// A path of a rule cannot be opened.
+    File,
     /// Another system error: see [`Error::errno`].
     Os,
 }
@@ -54,6 +57,8 @@ pub(crate) enum Repr {
     Unsupported { what: &'static str, errno: i32 },
     Thread { tid: Option<u32> },
     Gone { call: &'static str },
+    Landlock { what: &'static str, abi: u32 },
+    File { path: PathBuf, errno: i32 },
     Os { call: &'static str, errno: i32 },
 }
 
@@ -71,7 +76,8 @@ impl Error {
             Repr::Profile { .. } => ErrorKind::Profile,
             Repr::ForbidsExec { .. } => ErrorKind::ForbidsExec,
             Repr::Privilege => ErrorKind::Privilege,
-            Repr::Unsupported { .. } => ErrorKind::Unsupported,
+            Repr::Unsupported { .. } | Repr::Landlock { .. } => ErrorKind::Unsupported,
+            Repr::File { .. } => ErrorKind::File,
             Repr::Thread { .. } => ErrorKind::Thread,
             Repr::Gone { .. } => ErrorKind::Gone,
             Repr::Os { .. } => ErrorKind::Os,
@@ -81,7 +87,9 @@ impl Error {
     /// The errno of the system call that failed, if one did.
     pub fn errno(&self) -> Option<i32> {
         match *self.0 {
-            Repr::Os { errno, .. } | Repr::Unsupported { errno, .. } => Some(errno),
+            Repr::Os { errno, .. } | Repr::Unsupported { errno, .. } | Repr::File { errno, .. } => {
+                Some(errno)
+            }
             Repr::Privilege => Some(libc::EACCES),
             Repr::Gone { .. } => Some(libc::ENOENT),
             _ => None,
@@ -160,6 +168,17 @@ impl fmt::Display for Error {
             }
             Repr::Gone { call } => {
                 write!(f, "{call}: the notified call is gone (interrupted, answered, or its thread died)")
+            }
+            Repr::Landlock { what, abi: 0 } => write!(
+                f,
+                "Landlock cannot enforce: {what}; this kernel has no Landlock or it is not among its lsm= (see \
+                 /sys/kernel/security/lsm)"
+            ),
+            Repr::Landlock { what, abi } => {
+                write!(f, "Landlock cannot enforce: {what}; this kernel has its ABI {abi} only")
+            }
+            Repr::File { path, errno } => {
+                write!(f, "{}: {}", path.display(), io::Error::from_raw_os_error(*errno))
             }
             Repr::Os { call, errno } => write!(f, "{call}: {}", io::Error::from_raw_os_error(*errno)),
         }

@@ -8,6 +8,7 @@ mod condition;
 mod error;
 mod filter;
 mod install;
+pub mod landlock;
 mod listener;
 mod policy;
 pub mod presets;
