@@ -1,4 +1,5 @@
 //! Landlock, for real, and on kernels that have less of it.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::fs;
 use std::io::ErrorKind as Io;
