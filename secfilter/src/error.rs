@@ -35,7 +35,9 @@ pub enum ErrorKind {
     Thread,
     /// The call that a notification was about is gone: it was interrupted, or its thread died.
     Gone,
-    /// A path of a rule cannot be opened.
+    /// A label of a security module that is malformed or cannot be had.
+    Label,
+    /// A file cannot be opened or read: a path of a rule, securityfs.
     File,
     /// Another system error: see [`Error::errno`].
     Os,
@@ -58,6 +60,7 @@ pub(crate) enum Repr {
     Thread { tid: Option<u32> },
     Gone { call: &'static str },
     Landlock { what: &'static str, abi: u32 },
+    Label { label: String, why: String },
     File { path: PathBuf, errno: i32 },
     Os { call: &'static str, errno: i32 },
 }
@@ -77,6 +80,7 @@ impl Error {
             Repr::ForbidsExec { .. } => ErrorKind::ForbidsExec,
             Repr::Privilege => ErrorKind::Privilege,
             Repr::Unsupported { .. } | Repr::Landlock { .. } => ErrorKind::Unsupported,
+            Repr::Label { .. } => ErrorKind::Label,
             Repr::File { .. } => ErrorKind::File,
             Repr::Thread { .. } => ErrorKind::Thread,
             Repr::Gone { .. } => ErrorKind::Gone,
@@ -177,6 +181,7 @@ impl fmt::Display for Error {
             Repr::Landlock { what, abi } => {
                 write!(f, "Landlock cannot enforce: {what}; this kernel has its ABI {abi} only")
             }
+            Repr::Label { label, why } => write!(f, "label `{label}`: {why}"),
             Repr::File { path, errno } => {
                 write!(f, "{}: {}", path.display(), io::Error::from_raw_os_error(*errno))
             }

@@ -10,6 +10,7 @@ mod filter;
 mod install;
 pub mod landlock;
 mod listener;
+pub mod lsm;
 mod policy;
 pub mod presets;
 mod profile;
