@@ -217,21 +217,29 @@ impl Child {
     fn wait_until(&mut self, until: Option<Instant>) -> Result<Option<ExitStatus>> {
         if self.status.is_none() {
             let live = self.live();
-            let failed = |call: &str, error: std::io::Error| Error::call(Step::Supervise, call.to_owned(), &error);
+            let failed =
+                |call: &str, error: std::io::Error| Error::call(Step::Supervise, call.to_owned(), &error);
             if !ended(live.pidfd.as_fd(), until).map_err(|error| failed("poll", error))? {
                 return Ok(None);
             }
             let (raw, usage) = match sys::wait(&live.pidfd, true, false) {
                 Ok(waited) => {
-                    let waited = waited.ok_or_else(|| failed("waitid", std::io::Error::other("no status")))?;
+                    let waited =
+                        waited.ok_or_else(|| failed("waitid", std::io::Error::other("no status")))?;
                     (waited.status, Some(ResourceUsage::from_raw(waited.usage)))
                 }
                 // The host program's own wait, or its ignored SIGCHLD, was faster. (An exec makes every child one
                 // that they see.) Newer kernels keep the status with the pidfd.
                 Err(error) if error.raw_os_error() == Some(libc::ECHILD) => {
                     let kept = sys::kept_status(&live.pidfd).ok_or_else(|| {
-                        Error::new(ErrorKind::StatusTaken, Step::Supervise, "the status was taken by another wait")
-                            .with_hint("wait for own pids instead of -1, and don't ignore SIGCHLD; or use Linux 6.15")
+                        Error::new(
+                            ErrorKind::StatusTaken,
+                            Step::Supervise,
+                            "the status was taken by another wait",
+                        )
+                        .with_hint(
+                            "wait for own pids instead of -1, and don't ignore SIGCHLD; or use Linux 6.15",
+                        )
                     })?;
                     (kept, None)
                 }

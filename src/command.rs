@@ -243,7 +243,8 @@ impl Command {
                 .with_object(self.program.to_string_lossy())
                 .with_hint("give the program's path, or set PATH with env")
         })?;
-        let handling = Handling { stdio, descriptors, timeout: self.timeout, output_limit: self.output_limit };
+        let handling =
+            Handling { stdio, descriptors, timeout: self.timeout, output_limit: self.output_limit };
         Ok(Plan::new(&self.sandbox, &payload, handling))
     }
 
@@ -252,7 +253,7 @@ impl Command {
         let env = self.environment(wrong);
         let mut string = |what: &str, text: &OsStr| {
             CString::new(text.as_bytes()).unwrap_or_else(|_| {
-                wrong.push(format!("{what}: {:?} holds a NUL byte", text.display().to_string()));
+                wrong.push(format!("{what}: {:?} holds a NUL byte", text.to_string_lossy()));
                 CString::default()
             })
         };

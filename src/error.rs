@@ -50,7 +50,8 @@ struct Inner {
 
 impl Error {
     pub(crate) fn new(kind: ErrorKind, step: Step, what: impl Into<String>) -> Self {
-        let inner = Inner { kind, step, object: None, what: what.into(), errno: None, hint: None, source: None };
+        let inner =
+            Inner { kind, step, object: None, what: what.into(), errno: None, hint: None, source: None };
         Self(Box::new(inner))
     }
 
@@ -184,6 +185,10 @@ fn hint_for(step: Step, errno: i32) -> Option<&'static str> {
             "the cgroup has controllers enabled for its children, so no process may live in it: use a leaf below it"
         }
         (Step::Clone, libc::ENOSYS) => "clone3 is missing or filtered: Palisade needs Linux 5.15 or later",
+        (Step::Sources, libc::EINVAL) => {
+            "the source's file system takes no id-mapped mounts (or not with this kernel): bind it read-only, or give \
+             the payload a user who may write there"
+        }
         (Step::Stage, libc::EACCES | libc::EPERM) => {
             "executing a memfd is refused: check sysctl vm.memfd_noexec (must be 0 or 1) and the security module's log"
         }
@@ -199,7 +204,9 @@ fn hint_for(step: Step, errno: i32) -> Option<&'static str> {
             "not found inside the sandbox: the program, its ELF interpreter or its #! interpreter is not in the view; \
              add it with bind_ro(path, path)"
         }
-        (Step::Exec, libc::EACCES) => "not executable inside the sandbox: mode bits, a noexec mount, or a directory",
+        (Step::Exec, libc::EACCES) => {
+            "not executable inside the sandbox: mode bits, a noexec mount, or a directory"
+        }
         (Step::Exec, libc::ENOEXEC) => {
             "neither an ELF file of this machine nor a script with a #! line (no shell is tried instead)"
         }

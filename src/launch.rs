@@ -1,7 +1,7 @@
 //! One spawn, on a spawner thread: from a plan to a process that executes the payload.
 
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::mpsc::RecvTimeoutError;
@@ -9,13 +9,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::sys::socket::{MsgFlags, send};
-use palisade_sys::{HEADER_LEN, Outcome, STAGE_COMM, Step};
+use palisade_creds::PreparedMaps;
+use palisade_sys::{FD_CONTROL, Fd, HEADER_LEN, Image, Outcome, Program, STAGE_COMM, Step};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::Plan;
+use crate::prologue::Prologue;
 use crate::spawner::{self, Bench};
 use crate::stage::StageFile;
-use crate::stdio::Opened;
+use crate::stdio::{Opened, Stdio};
 use crate::sys::{self, adopt, clone_child, run_here, send_signal, shared_image};
 
 /// A process that has executed the payload.
@@ -48,7 +50,8 @@ pub(crate) fn launch(plan: Plan) -> Result<Started> {
                 Ok(Err(error)) => error.step(),
                 _ => Step::Clone,
             };
-            let new = Error::new(ErrorKind::SetupTimeout, step, format!("set-up did not end within {limit:?}"));
+            let new =
+                Error::new(ErrorKind::SetupTimeout, step, format!("set-up did not end within {limit:?}"));
             Err(new.with_hint(
                 "a path on a dead network mount, a frozen cgroup or an overloaded machine; \
                  SandboxBuilder::setup_timeout sets the time",
@@ -118,10 +121,33 @@ struct Newborn<'a> {
     watch: &'a Watch,
 }
 
-impl Newborn<'_> {
-    fn take(mut self) -> OwnedFd {
+impl<'a> Newborn<'a> {
+    /// Clones it; on return it has executed the stage, or ended.
+    fn clone(
+        flags: u64,
+        cgroup: Option<BorrowedFd<'_>>,
+        watch: &'a Watch,
+        bench: &mut Bench,
+        prologue: &mut Image,
+    ) -> io::Result<Self> {
+        let pid = clone_child(flags, cgroup, &watch.pidfd, &mut bench.stack, prologue)?;
+        Ok(Self { pid, pidfd: Some(adopt(watch.pidfd.load(Ordering::SeqCst))), watch })
+    }
+
+    fn give_maps(&self, maps: &PreparedMaps) -> Result<()> {
+        let dir = proc_dir(self.pid).map_err(|error| {
+            Error::call(Step::IdMaps, format!("open /proc/{}", self.pid), &error)
+                .with_hint("the host program needs its /proc, of its own pid namespace, to map ids")
+        })?;
+        maps.apply(dir.as_fd()).map_err(|error| {
+            let errno = error.errno();
+            Error::from_source(ErrorKind::Setup, Step::IdMaps, error, errno)
+        })
+    }
+
+    fn take(mut self) -> (u32, OwnedFd) {
         self.watch.close();
-        self.pidfd.take().expect("taken once")
+        (self.pid, self.pidfd.take().expect("taken once"))
     }
 }
 
@@ -136,6 +162,35 @@ impl Drop for Newborn<'_> {
     }
 }
 
+/// A user namespace with these maps, held by its descriptor alone: for id-mapped mounts.
+pub(crate) fn user_namespace(maps: PreparedMaps) -> Result<OwnedFd> {
+    let made = spawner::start(move |bench| {
+        let failed = |call: &'static str| move |error: io::Error| Error::call(Step::IdMaps, call, &error);
+        let stage = StageFile::get()?;
+        // Its first process waits for a byte that never comes, until it is killed.
+        let (control, theirs) = UnixStream::pair().map_err(failed("socketpair(AF_UNIX)"))?;
+        let mut wait = Program::new();
+        let byte = wait.room(1);
+        wait.read_exact(Fd::number(FD_CONTROL), byte);
+        let image = shared_image(&wait.image().to_bytes()).map_err(failed("memfd_create"))?;
+        let prologue = Prologue::new(0, 0);
+        let null = Stdio::null().open(0).map_err(failed("open(\"/dev/null\")"))?;
+        let null = null.child.number();
+        let descriptors = [null, null, null, theirs.as_raw_fd(), image.as_raw_fd()];
+        let mut started = prologue.image(descriptors, stage.number());
+        let watch = Watch::default();
+        let flags = libc::CLONE_NEWUSER as u64;
+        let child = Newborn::clone(flags, None, &watch, bench, &mut started)
+            .map_err(failed("clone3(CLONE_NEWUSER)"))?;
+        child.give_maps(&maps)?;
+        let file = std::fs::File::open(format!("/proc/{}/ns/user", child.pid))
+            .map_err(failed("open /proc/PID/ns/user"))?;
+        drop(control);
+        sys::above_stdio(file.into()).map_err(failed("fcntl(F_DUPFD_CLOEXEC)"))
+    })?;
+    made.recv().unwrap_or_else(|_| Err(spawner::panicked()))
+}
+
 fn perform(plan: &Plan, bench: &mut Bench, watch: &Watch) -> Result<Started> {
     bench.check_keyring()?;
     let stage = StageFile::get()?;
@@ -145,21 +200,20 @@ fn perform(plan: &Plan, bench: &mut Bench, watch: &Watch) -> Result<Started> {
     let trees = take_trees(plan)?;
     let [stdin, stdout, stderr] = open_streams(plan)?;
     let (control, theirs) = UnixStream::pair().map_err(prepare("socketpair(AF_UNIX)"))?;
-    let above = |stream: UnixStream| sys::above_stdio(stream.into()).map_err(prepare("fcntl(F_DUPFD_CLOEXEC)"));
+    let above =
+        |stream: UnixStream| sys::above_stdio(stream.into()).map_err(prepare("fcntl(F_DUPFD_CLOEXEC)"));
     let (control, theirs) = (UnixStream::from(above(control)?), above(theirs)?);
-    let image = shared_image(&plan.stage.image().to_bytes()).map_err(prepare("memfd_create(\"palisade-image\")"))?;
+    let image =
+        shared_image(&plan.stage.image().to_bytes()).map_err(prepare("memfd_create(\"palisade-image\")"))?;
 
     let standard = [&stdin, &stdout, &stderr].map(|stream| stream.child.number());
     let passed = trees.iter().chain(plan.descriptors()).map(AsRawFd::as_raw_fd);
     let own = [theirs.as_raw_fd(), image.as_raw_fd()];
-    let mut prologue =
-        plan.prologue.image(standard.into_iter().chain(own).chain(passed), stage.number());
+    let mut prologue = plan.prologue.image(standard.into_iter().chain(own).chain(passed), stage.number());
 
     let into = cgroup.as_ref().map(AsFd::as_fd);
-    let pid = clone_child(plan.clone_flags, into, &watch.pidfd, &mut bench.stack, &mut prologue)
+    let child = Newborn::clone(plan.clone_flags, into, watch, bench, &mut prologue)
         .map_err(|error| plan.clone_error(&error))?;
-    let pidfd = adopt(watch.pidfd.load(Ordering::SeqCst));
-    let child = Newborn { pid, pidfd: Some(pidfd), watch };
     drop(theirs);
     if watch.expired() {
         // Killed, or about to be, before it could be seen; the drop sees to it.
@@ -170,14 +224,7 @@ fn perform(plan: &Plan, bench: &mut Bench, watch: &Watch) -> Result<Started> {
     }
 
     if let Some(maps) = &plan.maps {
-        let dir = proc_dir(pid).map_err(|error| {
-            Error::call(Step::IdMaps, format!("open /proc/{pid}"), &error)
-                .with_hint("the host program needs its /proc, of its own pid namespace, to map ids")
-        })?;
-        maps.apply(dir.as_fd()).map_err(|error| {
-            let errno = error.errno();
-            Error::from_source(ErrorKind::Setup, Step::IdMaps, error, errno)
-        })?;
+        child.give_maps(maps)?;
         // EPIPE: it has ended already; why is in the image.
         match send(control.as_raw_fd(), &[1], MsgFlags::MSG_NOSIGNAL) {
             Ok(_) | Err(nix::errno::Errno::EPIPE | nix::errno::Errno::ECONNRESET) => {}
@@ -188,7 +235,7 @@ fn perform(plan: &Plan, bench: &mut Bench, watch: &Watch) -> Result<Started> {
     // The socket closes when the payload is executed, or when the child ends.
     wait_for_end(control).map_err(|error| Error::call(Step::Stage, "read from the stage", &error))?;
     conclude(plan, &image, &child)?;
-    let pidfd = child.take();
+    let (pid, pidfd) = child.take();
     Ok(Started { pid, pidfd, streams: [stdin.parent, stdout.parent, stderr.parent], cgroup })
 }
 
@@ -252,9 +299,16 @@ fn conclude(plan: &Plan, image: &OwnedFd, child: &Newborn<'_>) -> Result<()> {
             let step = if outcome == Outcome::Executing { Step::Exec } else { Step::Stage };
             let status = child.pidfd.as_ref().and_then(|fd| sys::wait(fd, true, true).ok().flatten());
             let how = status.map_or("it ended".into(), |s| {
-                format!("{}", <std::process::ExitStatus as std::os::unix::process::ExitStatusExt>::from_raw(s.status))
+                format!(
+                    "{}",
+                    <std::process::ExitStatus as std::os::unix::process::ExitStatusExt>::from_raw(s.status)
+                )
             });
-            let new = Error::new(ErrorKind::SetupKilled, step, format!("the child did not come to its payload: {how}"));
+            let new = Error::new(
+                ErrorKind::SetupKilled,
+                step,
+                format!("the child did not come to its payload: {how}"),
+            );
             let hint = match status.map(|s| s.status & 0x7f) {
                 Some(libc::SIGSYS) => "the seccomp filter kills execve: allow it",
                 Some(libc::SIGKILL) if plan.cgroup.is_some() => {
@@ -277,5 +331,6 @@ fn died_as_stage(child: &Newborn<'_>) -> bool {
     }
     let name = STAGE_COMM.split(|&b| b == 0).next().unwrap_or_default();
     let stat = std::fs::read(format!("/proc/{}/stat", child.pid)).unwrap_or_default();
-    stat.windows(name.len() + 2).any(|w| w[0] == b'(' && &w[1..=name.len()] == name && w[name.len() + 1] == b')')
+    stat.windows(name.len() + 2)
+        .any(|w| w[0] == b'(' && &w[1..=name.len()] == name && w[name.len() + 1] == b')')
 }

@@ -67,7 +67,11 @@ pub(crate) fn collect(
 }
 
 /// Whether the process had ended before the streams are read next.
-fn wait_for_any(streams: &[Option<File>; 2], pidfd: BorrowedFd<'_>, until: Option<Instant>) -> io::Result<bool> {
+fn wait_for_any(
+    streams: &[Option<File>; 2],
+    pidfd: BorrowedFd<'_>,
+    until: Option<Instant>,
+) -> io::Result<bool> {
     let mut fds = vec![PollFd::new(pidfd, PollFlags::POLLIN)];
     fds.extend(streams.iter().flatten().map(|stream| PollFd::new(stream.as_fd(), PollFlags::POLLIN)));
     match poll(&mut fds, poll_time(until)) {

@@ -11,8 +11,8 @@ use palisade_creds::PreparedMaps;
 use palisade_ns::Namespaces;
 use palisade_sys::{Fault, Program, Slot, Step};
 
-use crate::error::{Error, ErrorKind, Result};
 use crate::child::Child;
+use crate::error::{Error, ErrorKind, Result};
 use crate::launch::launch;
 use crate::order::{Payload, stage_program};
 use crate::prologue::Prologue;
@@ -39,6 +39,8 @@ pub struct Plan {
     pub(crate) stage: Program,
     pub(crate) stdio: [Stdio; 3],
     descriptors: Vec<Arc<OwnedFd>>,
+    /// Owns what the programs know by number.
+    _sandbox: Sandbox,
     pub(crate) setup_timeout: Duration,
     lifetime: Lifetime,
     timeout: Option<Duration>,
@@ -70,6 +72,7 @@ impl Plan {
             stage: stage_program(prepared, payload),
             stdio,
             descriptors,
+            _sandbox: sandbox.clone(),
             setup_timeout: prepared.setup_timeout,
             lifetime: prepared.lifetime,
             timeout,

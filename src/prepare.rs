@@ -1,16 +1,20 @@
 //! What `build` makes of a specification: everything that all spawns of a sandbox share.
 
 use std::ffi::{OsStr, OsString};
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use palisade_cgroup::{Cgroup, Limits};
-use palisade_creds::{Capability, CapabilitySet, Gid, IdMap, Maps, PreparedMaps, Setgroups, ThreadCapabilities, Uid};
-use palisade_fsroot::Root;
+use palisade_creds::{
+    Capability, CapabilitySet, Gid, IdMap, Maps, PreparedMaps, Setgroups, ThreadCapabilities, Uid,
+};
+use palisade_fsroot::{Mount, PreparedRoot, Root};
 use palisade_ns::{Hostname, Namespace, Namespaces, loopback_up};
 use palisade_secfilter::{Filter, Install, presets};
 use palisade_sys::{FD_PASSED, Program, Slot, Step};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::launch::user_namespace;
 use crate::rlimit::Resource;
 use crate::sandbox::{Calls, Lifetime, Spec, View};
 
@@ -20,6 +24,8 @@ pub(crate) struct Prepared {
     pub(crate) namespaces: Namespaces,
     pub(crate) view: Split,
     pub(crate) masks: Program,
+    /// Owns the descriptors that the programs above know by number.
+    _root: PreparedRoot,
     pub(crate) hostname: Option<Program>,
     pub(crate) network: Option<Program>,
     pub(crate) identity: Identity,
@@ -112,7 +118,8 @@ impl Prepared {
             conflicts.check("capabilities", spec.capabilities.check_available(supported));
         }
         conflicts.finish()?;
-        let (Some(hostname), Some((maps, identity)), Some(supported)) = (hostname, identity, supported) else {
+        let (Some(hostname), Some((maps, identity)), Some(supported)) = (hostname, identity, supported)
+        else {
             return Err(Error::invalid("a conflict without words"));
         };
 
@@ -120,7 +127,13 @@ impl Prepared {
             let errno = error.errno();
             Error::from_source(ErrorKind::Setup, Step::IdMaps, error, errno)
         })?;
-        let root = view(&spec, &identity).prepare().map_err(|error| {
+        let mounts = if caller.privileged && new(Namespace::User) {
+            let inside = maps.as_ref().map(PreparedMaps::maps);
+            spec.mounts.iter().map(|item| with_owner(item, inside, &identity)).collect::<Result<_>>()?
+        } else {
+            spec.mounts.clone()
+        };
+        let root = view(&spec, mounts, &identity).prepare().map_err(|error| {
             let kind = match error.kind() {
                 palisade_fsroot::ErrorKind::System => ErrorKind::Setup,
                 _ => ErrorKind::InvalidSpec,
@@ -150,6 +163,7 @@ impl Prepared {
             namespaces: spec.namespaces,
             view,
             masks: root.masks(),
+            _root: root,
             hostname: new(Namespace::Uts).then(|| hostname.program()),
             network: new(Namespace::Net).then(loopback_up),
             identity,
@@ -218,7 +232,7 @@ fn choose_identity(
             (Maps::single(inside, own), inside)
         }
         (None, true) => {
-            let start = (caller.uid != Uid::ROOT).then_some(own).unwrap_or((Uid::NOBODY, Gid::NOBODY));
+            let start = if caller.uid == Uid::ROOT { (Uid::NOBODY, Gid::NOBODY) } else { own };
             let inside = user.unwrap_or(start);
             let uid = if inside.0 == Uid::ROOT { Uid::NOBODY } else { inside.0 };
             let gid = if inside.1 == Gid::ROOT { Gid::NOBODY } else { inside.1 };
@@ -227,10 +241,10 @@ fn choose_identity(
     };
     let (outside_uid, outside_gid) = (maps.uid().to_outside(uid), maps.gid().to_outside(gid));
     if outside_uid.is_none() || outside_gid.is_none() {
-        conflicts.add(format!("user: {uid}:{gid} is not mapped by id_maps; kernel would refuse it with EINVAL"));
+        conflicts
+            .add(format!("user: {uid}:{gid} is not mapped by id_maps; kernel would refuse it with EINVAL"));
     }
-    let holds_root =
-        maps.uid().to_inside(Uid::ROOT).is_some() || maps.gid().to_inside(Gid::ROOT).is_some();
+    let holds_root = maps.uid().to_inside(Uid::ROOT).is_some() || maps.gid().to_inside(Gid::ROOT).is_some();
     if holds_root && caller.privileged && !spec.host_root {
         conflicts.add(
             "id_maps: the host's id 0 is mapped, which makes root inside root of the host; map other ids, or say so \
@@ -238,7 +252,8 @@ fn choose_identity(
         );
     }
     let change = outside_uid != Some(caller.uid) || outside_gid != Some(caller.gid);
-    let drop_groups = caller.privileged && maps.setgroups() == Setgroups::Allow || spec.maps.is_some() && maps.setgroups() == Setgroups::Allow;
+    // Denied for a single id of an ordinary caller: then the caller's groups stay.
+    let drop_groups = maps.setgroups() == Setgroups::Allow;
     Some((Some(maps), Identity { uid, gid, change: change || drop_groups, drop_groups }))
 }
 
@@ -293,7 +308,7 @@ fn check_env(spec: &Spec, conflicts: &mut Conflicts) {
 
 /// What is wrong with an environment variable, if anything.
 pub(crate) fn env_problem(name: &OsStr, value: &OsStr) -> Option<String> {
-    let shown = name.display();
+    let shown = name.to_string_lossy();
     match (name.as_encoded_bytes(), value.as_encoded_bytes()) {
         ([], _) => Some("env: a name is empty".into()),
         (name, _) if name.contains(&b'=') => Some(format!("env: {shown}: a name holds no '='")),
@@ -325,9 +340,9 @@ fn with_default_limits(spec: &Spec, user_namespace: bool) -> Result<Vec<(Resourc
         if limits.iter().any(|(known, ..)| *known == resource) {
             continue;
         }
-        let (_, hard) = resource
-            .current()
-            .map_err(|error| Error::call(Step::Limits, "getrlimit", &error).with_object(resource.to_string()))?;
+        let (_, hard) = resource.current().map_err(|error| {
+            Error::call(Step::Limits, "getrlimit", &error).with_object(resource.to_string())
+        })?;
         let limit = most.min(hard);
         limits.push((resource, limit, limit));
     }
@@ -336,7 +351,7 @@ fn with_default_limits(spec: &Spec, user_namespace: bool) -> Result<Vec<(Resourc
 
 /// The root to prepare: the view of the host knows the payload's user and name, and has a resolver where it has the
 /// host's network.
-fn view(spec: &Spec, identity: &Identity) -> Root {
+fn view(spec: &Spec, mounts: Vec<Mount>, identity: &Identity) -> Root {
     let root = match &spec.root {
         View::Own(root) => root.clone(),
         View::Host(view) => {
@@ -350,7 +365,33 @@ fn view(spec: &Spec, identity: &Identity) -> Root {
             view.into()
         }
     };
-    spec.mounts.iter().cloned().fold(root, Root::mount)
+    mounts.into_iter().fold(root, Root::mount)
+}
+
+/// What a privileged caller binds writable belongs to somebody whom the payload's user namespace does not know, as a
+/// rule. An id-mapped mount lets the payload stand for the source's owner, below that source only.
+fn with_owner(item: &Mount, maps: Option<&Maps>, identity: &Identity) -> Result<Mount> {
+    let (Mount::Bind(bind), Some(maps)) = (item, maps) else { return Ok(item.clone()) };
+    if bind.is_read_only() || bind.is_id_mapped() {
+        return Ok(item.clone());
+    }
+    let Ok(source) = std::fs::metadata(bind.source()) else {
+        return Ok(item.clone()); // what is wrong with it is for the root to say
+    };
+    let owner = Uid::new(source.uid()).zip(Gid::new(source.gid()));
+    let payload = maps.uid().to_outside(identity.uid).zip(maps.gid().to_outside(identity.gid));
+    let (Some(owner), Some(payload)) = (owner, payload) else { return Ok(item.clone()) };
+    if maps.uid().to_inside(owner.0).is_some() {
+        return Ok(item.clone());
+    }
+    let failed = |error: palisade_creds::Error| {
+        let errno = error.errno();
+        Error::from_source(ErrorKind::Setup, Step::IdMaps, error, errno)
+            .with_object(bind.source().to_string_lossy())
+    };
+    let maps = Maps::new(IdMap::single(owner.0, payload.0), IdMap::single(owner.1, payload.1));
+    let namespace = user_namespace(maps.prepare().map_err(failed)?)?;
+    Ok(bind.clone().id_mapped(namespace).into())
 }
 
 fn home(root: &View) -> &std::path::Path {

@@ -29,7 +29,8 @@ impl ChildStack {
     pub(crate) fn new() -> io::Result<Self> {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK;
         // SAFETY: a new mapping at a place that the kernel chooses.
-        let base = unsafe { libc::mmap(ptr::null_mut(), STACK, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
+        let base =
+            unsafe { libc::mmap(ptr::null_mut(), STACK, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
         let base = NonNull::new(base).filter(|base| base.as_ptr() != libc::MAP_FAILED);
         let stack = Self { base: base.ok_or_else(io::Error::last_os_error)? };
         // SAFETY: the lowest page of the mapping just made.
@@ -166,11 +167,12 @@ pub(crate) fn wait(pidfd: impl AsFd, block: bool, keep: bool) -> io::Result<Opti
     let info = unsafe { info.assume_init() };
     // SAFETY: as above.
     let usage = unsafe { usage.assume_init() };
-    // SAFETY: the fields of a child's siginfo; all are integers and initialised.
-    let (pid, value) = unsafe { (info.si_pid(), info.si_status()) };
-    if pid == 0 {
+    // SAFETY: a field of a child's siginfo: an integer, zero if nothing has ended.
+    if unsafe { info.si_pid() } == 0 {
         return Ok(None);
     }
+    // SAFETY: as above.
+    let value = unsafe { info.si_status() };
     let status = match info.si_code {
         libc::CLD_EXITED => (value & 0xff) << 8,
         libc::CLD_DUMPED => value | 0x80,
@@ -250,7 +252,9 @@ pub(crate) fn sealed_program(name: &std::ffi::CStr, bytes: &[u8]) -> io::Result<
 pub(crate) fn shared_image(bytes: &[u8]) -> io::Result<OwnedFd> {
     const MFD_NOEXEC_SEAL: u32 = 0x8;
     let fd = match memfd(c"palisade-image", libc::MFD_CLOEXEC | MFD_NOEXEC_SEAL) {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => memfd(c"palisade-image", libc::MFD_CLOEXEC)?,
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            memfd(c"palisade-image", libc::MFD_CLOEXEC)?
+        }
         other => other?,
     };
     filled(fd, bytes)

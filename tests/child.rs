@@ -49,8 +49,10 @@ fn waiting_tells_running_from_ended() {
 
 #[test]
 fn a_signal_reaches_the_payload() {
-    let mut child =
-        sh("trap 'echo got; exit 3' USR1; echo ready; while :; do sleep 0.01; done").stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = sh("trap 'echo got; exit 3' USR1; echo ready; while :; do sleep 0.01; done")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut out = child.stdout.take().unwrap();
     let mut ready = [0; 6];
     out.read_exact(&mut ready).unwrap();
@@ -66,9 +68,16 @@ fn a_timeout_kills_and_says_so() {
     let start = Instant::now();
     let status = sh("sleep 1000").timeout(Duration::from_millis(100)).status().unwrap();
     assert_eq!(status.cause(), ExitCause::TimedOut);
-    assert!(start.elapsed() >= Duration::from_millis(100) && start.elapsed() < scaled(Duration::from_secs(20)));
+    assert!(
+        start.elapsed() >= Duration::from_millis(100) && start.elapsed() < scaled(Duration::from_secs(20))
+    );
     // Ignoring every signal, stopping itself, spinning: all end.
-    for script in ["trap '' TERM INT HUP; sleep 1000", "kill -STOP $$; sleep 1000", "while :; do :; done", "setsid sleep 1000 & sleep 1000"] {
+    for script in [
+        "trap '' TERM INT HUP; sleep 1000",
+        "kill -STOP $$; sleep 1000",
+        "while :; do :; done",
+        "setsid sleep 1000 & sleep 1000",
+    ] {
         let out = sh(script).timeout(Duration::from_millis(200)).output().unwrap();
         assert_eq!(out.status.cause(), ExitCause::TimedOut, "{script}");
     }
@@ -110,7 +119,10 @@ fn closed_streams_do_not_end_the_wait() {
 /// A93, A95: whatever the payload left behind ends with it.
 #[test]
 fn descendants_end_with_the_payload() {
-    let out = sh("(setsid sleep 4242 >/dev/null 2>&1 &) ; (trap '' HUP; sleep 4242) >/dev/null 2>&1 & exit 0").output().unwrap();
+    let out =
+        sh("(setsid sleep 4242 >/dev/null 2>&1 &) ; (trap '' HUP; sleep 4242) >/dev/null 2>&1 & exit 0")
+            .output()
+            .unwrap();
     assert!(out.status.success());
     let left = std::fs::read_dir("/proc").unwrap().flatten().filter(|entry| {
         std::fs::read(entry.path().join("cmdline")).is_ok_and(|line| line == b"sleep\x004242\0")

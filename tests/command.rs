@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 
-use palisade::{Command, ErrorKind, ExitCause, Resource, Sandbox, Session, Step, Stdio};
+use palisade::{Command, ErrorKind, ExitCause, Resource, Sandbox, Session, Stdio, Step};
 
 fn sandbox() -> Sandbox {
     Sandbox::new().expect("the secure default is possible here")
@@ -52,7 +52,10 @@ fn a_signal_that_ends_the_payload_is_told() {
 #[test]
 fn a_program_that_is_not_there_is_an_error_of_spawn() {
     let error = sandbox().command("/no/such/program").spawn().unwrap_err();
-    assert_eq!((error.kind(), error.step(), error.errno()), (ErrorKind::Exec, Step::Exec, Some(libc::ENOENT)));
+    assert_eq!(
+        (error.kind(), error.step(), error.errno()),
+        (ErrorKind::Exec, Step::Exec, Some(libc::ENOENT))
+    );
     assert_eq!(error.object(), Some("/no/such/program"));
     assert!(error.to_string().contains("execve(\"/no/such/program\""), "{error}");
     assert!(error.hint().unwrap().contains("bind_ro"), "{error}");
@@ -65,7 +68,11 @@ fn a_name_is_looked_up_in_the_payloads_path() {
     let error = sandbox.command("echo").env("PATH", "/nowhere:relative::").spawn().unwrap_err();
     assert_eq!(error.errno(), Some(libc::ENOENT), "{error}");
     let error = sandbox.command("echo").env("PATH", ":.:").spawn().unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Exec, "an empty or relative entry is no place of the sandbox: {error}");
+    assert_eq!(
+        error.kind(),
+        ErrorKind::Exec,
+        "an empty or relative entry is no place of the sandbox: {error}"
+    );
     let error = sandbox.command("passwd").env("PATH", "/etc:/nowhere").spawn().unwrap_err();
     assert_eq!(error.errno(), Some(libc::EACCES), "found but not executable beats not found: {error}");
 }
@@ -113,7 +120,8 @@ fn arguments_and_arg0_arrive_as_they_are() {
 
 #[test]
 fn the_environment_is_the_sandboxes_own() {
-    let sandbox = Sandbox::builder().env("FROM", "sandbox").env("BOTH", "1").env("BOTH", "2").build().unwrap();
+    let sandbox =
+        Sandbox::builder().env("FROM", "sandbox").env("BOTH", "1").env("BOTH", "2").build().unwrap();
     let mut command = sandbox.command("/usr/bin/env");
     let names = |text: &str| {
         let mut names: Vec<_> = text.lines().map(|l| l.split('=').next().unwrap().to_owned()).collect();
@@ -121,9 +129,15 @@ fn the_environment_is_the_sandboxes_own() {
         names
     };
     let text = says(command.env("ADDED", "x=y"));
-    assert!(text.contains("FROM=sandbox\n") && text.contains("BOTH=2\n") && text.contains("ADDED=x=y\n"), "{text}");
+    assert!(
+        text.contains("FROM=sandbox\n") && text.contains("BOTH=2\n") && text.contains("ADDED=x=y\n"),
+        "{text}"
+    );
     let known = ["ADDED", "BOTH", "FROM", "HOME", "LANG", "PATH", "TERM", "TZ"];
-    assert!(names(&text).iter().all(|name| known.contains(&name.as_str())), "nothing of the host program: {text}");
+    assert!(
+        names(&text).iter().all(|name| known.contains(&name.as_str())),
+        "nothing of the host program: {text}"
+    );
     assert!(!says(command.env_remove("FROM")).contains("FROM"));
     assert_eq!(says(command.env_clear().env("ONLY", "")), "ONLY=\n");
 }
@@ -148,7 +162,9 @@ fn the_directory_umask_and_limits_are_set() {
 #[test]
 fn no_magic_link_is_a_working_directory() {
     let sandbox = sandbox();
-    for path in (0..64).map(|n| format!("/proc/self/fd/{n}")).chain(["/proc/self/cwd".into(), "/proc/1/root".into()]) {
+    for path in
+        (0..64).map(|n| format!("/proc/self/fd/{n}")).chain(["/proc/self/cwd".into(), "/proc/1/root".into()])
+    {
         let error = sandbox.command("/bin/pwd").current_dir(&path).output().unwrap_err();
         assert_eq!(error.step(), Step::WorkingDirectory, "{path}: {error}");
     }
@@ -176,7 +192,8 @@ fn bad_values_are_errors_that_name_them() {
     for part in ["program", "a\\0b", "relative", "umask", "RLIMIT_CPU", "A=B", "fd: 2"] {
         assert!(text.contains(part), "{part}: {text}");
     }
-    let error = Sandbox::builder().env("", "x").hostname("h".repeat(65)).user(u32::MAX, 0).build().unwrap_err();
+    let error =
+        Sandbox::builder().env("", "x").hostname("h".repeat(65)).user(u32::MAX, 0).build().unwrap_err();
     let text = error.to_string();
     for part in ["3 conflicts", "env: a name is empty", "hostname", "65 bytes", "user: 4294967295"] {
         assert!(text.contains(part), "{part}: {text}");
@@ -189,8 +206,7 @@ fn bad_values_are_errors_that_name_them() {
 #[test]
 fn streams_are_piped_null_and_any_descriptor() {
     let sandbox = sandbox();
-    let mut child =
-        sandbox.command("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = sandbox.command("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(b"through").unwrap();
     let mut text = String::new();
     child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
@@ -201,7 +217,8 @@ fn streams_are_piped_null_and_any_descriptor() {
 
     let mut file = tempfile::tempfile().unwrap();
     let copy = file.try_clone().unwrap();
-    let status = sh(&sandbox, "echo out; echo err >&2").stdout(copy).stderr(file.try_clone().unwrap()).status();
+    let status =
+        sh(&sandbox, "echo out; echo err >&2").stdout(copy).stderr(file.try_clone().unwrap()).status();
     assert!(status.unwrap().success());
     use std::io::Seek;
     file.rewind().unwrap();
@@ -258,8 +275,13 @@ fn signals_reach_the_payload_as_std_leaves_them() {
         SigSet::all().thread_block().unwrap();
         let reset = says(&sh(&sandbox, masks));
         assert!(reset.contains("SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000"), "{reset}");
-        let kept = says(sandbox.command("grep").args(["SigIgn", "/proc/self/status"]).keep_ignored_signals(true));
-        assert_eq!(u64::from_str_radix(kept.trim().split('\t').next_back().unwrap(), 16).unwrap() >> 9 & 1, 1, "{kept}");
+        let kept =
+            says(sandbox.command("grep").args(["SigIgn", "/proc/self/status"]).keep_ignored_signals(true));
+        assert_eq!(
+            u64::from_str_radix(kept.trim().split('\t').next_back().unwrap(), 16).unwrap() >> 9 & 1,
+            1,
+            "{kept}"
+        );
     });
 }
 

@@ -1,6 +1,6 @@
 //! Failures injected into every operation of a set-up: each is an error that names its step, and nothing stays.
 
-use palisade::{ErrorKind, Plan, Sandbox, Step, Stdio};
+use palisade::{ErrorKind, Plan, Sandbox, Stdio, Step};
 use palisade_sys::Injected;
 use palisade_testkit::Snapshot;
 
@@ -81,7 +81,13 @@ fn the_plan_prints_every_step() {
             assert!(text.contains(step.name()), "{step}: {text}");
         }
     }
-    for part in ["clone3(", "execveat(", "pivot_root(\".\", \".\")", "PR_SET_NO_NEW_PRIVS", "execve(\"/bin/true\", [\"/bin/true\"]"] {
+    for part in [
+        "clone3(",
+        "execveat(",
+        "pivot_root(\".\", \".\")",
+        "PR_SET_NO_NEW_PRIVS",
+        "execve(\"/bin/true\", [\"/bin/true\"]",
+    ] {
         assert!(text.contains(part), "{part}: {text}");
     }
 }

@@ -209,3 +209,36 @@ fn remove_tree(parent: &Dir, top: &Dir) -> Result<bool> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::Limits;
+    use std::process::Command;
+
+    /// The fallback of kernels before 5.14, which every later kernel would never take.
+    #[test]
+    fn processes_are_killed_one_by_one_where_there_is_no_cgroup_kill() {
+        let home =
+            Cgroup::delegated().and_then(|d| d.create_unique("palisade-test-kill-each", &Limits::new()));
+        let home = match home {
+            Ok(home) => home,
+            Err(e) => return eprintln!("SKIP cgroup2: {e}"),
+        };
+        let below = home.create("below", &Limits::new()).expect("created");
+        let mut shells = Vec::new();
+        for group in [&home, &below] {
+            let mut c = Command::new("/bin/sh");
+            c.arg("-c").arg("while :; do (:); sleep 1000 & sleep 0.01; done");
+            group.confine(&mut c).expect("may enter");
+            shells.push(c.spawn().expect("starts"));
+        }
+        sleep(Duration::from_millis(50));
+        home.kill_each().expect("all dead");
+        assert!(!home.events().expect("readable").populated);
+        for mut s in shells {
+            assert!(!s.wait().expect("reaped").success());
+        }
+        home.remove().expect("removed");
+    }
+}

@@ -86,7 +86,7 @@ pub struct MemoryEvents {
     pub max: u64,
     /// Allocations that were about to fail for the limit.
     pub oom: u64,
-    /// Processes killed for being out of memory.
+    /// Processes killed for being out of memory. With `memory.oom.group` the chosen one may count twice.
     pub oom_kill: u64,
     /// Times that the whole group was killed (5.17).
     pub oom_group_kill: u64,

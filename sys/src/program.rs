@@ -389,7 +389,8 @@ impl Program {
 
     /// Whether an earlier operation may jump over operation `index`.
     pub fn is_conditional(&self, index: usize) -> bool {
-        let jumps = |op: &Op| matches!(op.rule & !RULE_RETRY, RULE_JUMP | RULE_BRANCH) && op.kind == KIND_CALL;
+        let jumps =
+            |op: &Op| matches!(op.rule & !RULE_RETRY, RULE_JUMP | RULE_BRANCH) && op.kind == KIND_CALL;
         self.ops[..index].iter().any(|op| jumps(op) && op.jump as usize > index)
     }
 
@@ -425,7 +426,11 @@ impl Program {
         for op in self.ops[..ran].iter().filter(|op| op.kind == KIND_CALL) {
             match i64::from(op.nr) {
                 libc::SYS_close => {
-                    let closed = if op.modes[0] == ARG_SLOT { image.slot(Slot(op.args[0] as u16)) } else { op.args[0] };
+                    let closed = if op.modes[0] == ARG_SLOT {
+                        image.slot(Slot(op.args[0] as u16))
+                    } else {
+                        op.args[0]
+                    };
                     open.retain(|&fd| fd != closed as i32);
                 }
                 libc::SYS_openat2

@@ -6,7 +6,7 @@ use nix::sys::signal::{SigHandler, Signal};
 
 pub(crate) fn set_handler(signal: Signal, handler: SigHandler) {
     // SAFETY: ignoring, defaulting, or a handler that does nothing.
-    unsafe { nix::sys::signal::signal(signal, handler) }.unwrap();
+    unsafe { nix::sys::signal::signal(signal, handler) }.expect("a signal that can be handled");
 }
 
 pub(crate) fn close(fd: i32) {

@@ -1,6 +1,8 @@
 //! What the tests share: a place for groups of their own, and a way to skip.
 #![allow(dead_code, reason = "no test binary uses every helper")]
 
+pub(crate) mod sys;
+
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
