@@ -194,7 +194,10 @@ impl Graph {
     }
 
     fn answer(&mut self, action: Action) -> Id {
-        self.intern(Node::Answer(action.to_ret()))
+        let ret = action.to_ret();
+        // Hundreds of calls share few answers, the first nodes made: look there before hashing.
+        let early = self.nodes.iter().take(4).position(|node| *node == Node::Answer(ret));
+        early.unwrap_or_else(|| self.intern(Node::Answer(ret)))
     }
 
     fn test(&mut self, load: Load, op: u16, k: u32, yes: Id, no: Id) -> Id {

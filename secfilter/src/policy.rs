@@ -1,11 +1,11 @@
 //! Policies: what a caller wants, before it is a program.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
 use crate::action::{Action, MAX_ERRNO};
 use crate::arch::Arch;
-use crate::bpf::{MAX_INSNS, SeccompData};
+use crate::bpf::SeccompData;
 use crate::condition::Condition;
 use crate::error::{Error, Repr};
 use crate::filter::Filter;
@@ -112,6 +112,14 @@ impl Rule {
     pub fn optional(mut self) -> Self {
         self.optional = true;
         self
+    }
+
+    /// Equal for rules that mean the same calls.
+    fn sorted_conditions(&self) -> Vec<Condition> {
+        let mut conditions = self.conditions.clone();
+        conditions.sort_unstable();
+        conditions.dedup();
+        conditions
     }
 
     fn covers(&self, arch: Arch, nr: u32) -> bool {
@@ -294,39 +302,36 @@ impl Policy {
 
     /// The rules sorted by call number, checked for rules that are never reached.
     fn table(&self, arch: Arch) -> Result<Table, Error> {
-        let mut calls: BTreeMap<u32, Vec<Numbered>> = BTreeMap::new();
+        let mut calls: BTreeMap<u32, Vec<(Vec<Condition>, Action)>> = BTreeMap::new();
+        let mut seen: HashMap<(u32, Vec<Condition>), Action> = HashMap::new();
         for (index, rule) in self.rules.iter().enumerate() {
-            let mut conditions = rule.conditions.clone();
-            conditions.sort_unstable();
-            conditions.dedup();
+            let conditions = rule.sorted_conditions();
             for nr in rule.calls.iter().filter_map(|call| call.number(arch)) {
                 let rules = calls.entry(nr).or_default();
-                // Each has a condition of its own, so that more cannot fit.
-                if rules.len() > MAX_INSNS {
-                    return Err(Repr::TooManyRules { conditions: rules.len() }.into());
-                }
-                let earlier =
-                    rules.iter().find(|earlier| earlier.rule.0.is_empty() || earlier.rule.0 == conditions);
+                let earlier = match rules.last() {
+                    // A rule for all calls is the last that its call gets.
+                    Some((any, action)) if any.is_empty() => Some(*action),
+                    _ if conditions.is_empty() => None,
+                    _ => seen.insert((nr, conditions.clone()), rule.action),
+                };
                 match earlier {
-                    Some(earlier) if earlier.rule.1 == rule.action => {}
-                    Some(earlier) => {
+                    Some(action) if action == rule.action => {}
+                    Some(_) => {
                         let call = syscall::name_on(arch, nr).map_or_else(|| nr.to_string(), str::to_owned);
-                        return Err(Repr::Unreachable { call, rule: index + 1, by: earlier.index + 1 }.into());
+                        let hides = |earlier: &Rule| {
+                            let any_or_same =
+                                earlier.conditions.is_empty() || earlier.sorted_conditions() == conditions;
+                            any_or_same && earlier.covers(arch, nr)
+                        };
+                        let by = self.rules.iter().position(hides).unwrap_or(index) + 1;
+                        return Err(Repr::Unreachable { call, rule: index + 1, by }.into());
                     }
-                    None => rules.push(Numbered { index, rule: (conditions.clone(), rule.action) }),
+                    None => rules.push((conditions.clone(), rule.action)),
                 }
             }
         }
-        let plain = |rules: Vec<Numbered>| rules.into_iter().map(|numbered| numbered.rule).collect();
-        let calls = calls.into_iter().map(|(nr, rules)| (nr, plain(rules))).collect();
         Ok(Table { arch, default: self.default, unknown: self.unknown, calls })
     }
-}
-
-/// A call's rule, and which rule of the policy it comes from.
-struct Numbered {
-    index: usize,
-    rule: (Vec<Condition>, Action),
 }
 
 /// One architecture's part of a policy: for each number that has rules, those rules in order.
