@@ -9,6 +9,8 @@ use crate::error::{DELEGATE_HINT, Error, ErrorKind, Result};
 use crate::hierarchy::{held_by_v1, read_proc};
 use crate::sys;
 
+const VACATE_HINT: &str = "move them into a leaf first (Cgroup::vacate)";
+
 impl Cgroup {
     /// The group below which this process may make groups of its own.
     ///
@@ -78,6 +80,11 @@ impl Cgroup {
         if lacking.is_empty() {
             return Ok(());
         }
+        if self.kind()? == Kind::Domain && !self.procs()?.is_empty() {
+            // For cpu, cpuset and pids the kernel would not refuse, but make this a threaded domain: no process could
+            // enter the groups below.
+            return Err(self.occupied(&lacking));
+        }
         let not_offered = lacking.without(&self.controllers()?);
         if !not_offered.is_empty() {
             match self.parent()? {
@@ -95,14 +102,16 @@ impl Cgroup {
         Ok(())
     }
 
+    fn occupied(&self, lacking: &Controllers) -> Error {
+        let e = Error::new(ErrorKind::Busy, "processes sit right in a group that is to hand controllers on");
+        e.for_controller(lacking.iter().next().map_or("", Controller::name)).at(self.path()).hint(VACATE_HINT)
+    }
+
     fn cannot_enable(&self, c: &Controller, value: String, errno: i32) -> Error {
         let e = self.dir.explain("enable for the groups below", "cgroup.subtree_control", errno);
         let e = e.at(self.path()).for_controller(c.name()).value(value);
         match errno {
-            libc::EBUSY => e.hint(
-                "processes sit right in this group: move them into a leaf first (Cgroup::vacate), \
-                 since a group that hands controllers on may hold none",
-            ),
+            libc::EBUSY => e.hint(VACATE_HINT),
             libc::ENOENT => {
                 e.kinded(ErrorKind::ControllerMissing).hint("this group does not have the controller")
             }
