@@ -166,7 +166,8 @@ impl Error {
         self.0.hint.as_deref()
     }
 
-    /// After a failed [`Cgroup::apply`](crate::Cgroup::apply): what became of the settings written before.
+    /// After a failed [`Cgroup::apply`](crate::Cgroup::apply): what became of the settings written before. After a
+    /// failed [`Cgroup::create`](crate::Cgroup::create): why the new group is still there, should it be.
     pub fn undo(&self) -> Option<&str> {
         self.0.undo.as_deref()
     }

@@ -163,15 +163,19 @@ impl Cgroup {
 
     /// Moves every process that sits right in this group into a group of this name below it, made if need be, so
     /// that controllers can be enabled here. The usual first step of a program that was started alone in a delegated
-    /// scope; the caller moves too if it is inside.
+    /// scope; the caller moves too if it is inside. Where there is nothing to do nothing is done: nobody inside, or the
+    /// root of the hierarchy, which may hold processes.
     ///
     /// # Errors
     /// [`Busy`](ErrorKind::Busy) if processes keep appearing or cannot be seen from the caller's pid namespace; and as
     /// [`Cgroup::add_process`].
-    pub fn vacate(&self, leaf: impl AsRef<OsStr>) -> Result<Cgroup> {
+    pub fn vacate(&self, leaf: impl AsRef<OsStr>) -> Result<()> {
         const ROUNDS: usize = 100;
         let name = leaf.as_ref();
         check_name(name)?;
+        if self.kind()? == Kind::Root || self.procs()?.is_empty() {
+            return Ok(());
+        }
         match self.dir.mkdir(name) {
             Ok(()) | Err(nix::errno::Errno::EEXIST) => {}
             Err(e) => return Err(Error::os("create group", &self.path().join(name), e as i32)),
@@ -180,7 +184,7 @@ impl Cgroup {
         for _ in 0..ROUNDS {
             let inside = self.procs()?;
             if inside.is_empty() {
-                return Ok(leaf);
+                return Ok(());
             }
             for pid in inside.into_iter().filter(|p| *p != 0) {
                 match leaf.add_process(pid) {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use common::{LONG, killed, playground_with, run_in, skip, spawn_in, until};
 use palisade_cgroup::{
     Bytes, Cgroup, Controller, CpuMax, DeviceNumber, ErrorKind, HugePage, IoMax, Limit, Limits, MemoryEvents,
-    Nice, OwnedCgroup, Sampler, Weight, docker,
+    Nice, OwnedCgroup, Partition, Sampler, Weight, docker,
 };
 
 fn memory_home(test: &str) -> Option<OwnedCgroup> {
@@ -384,4 +384,17 @@ fn a_standard_command_is_limited() {
     leaf.confine(&mut cat).expect("may enter");
     let out = cat.output().expect("runs");
     assert_eq!(String::from_utf8_lossy(&out.stdout), "268435456\n50000 100000\n");
+}
+
+/// The kernel takes the word and calls the partition invalid: that is no success.
+#[test]
+fn an_invalid_partition_is_an_error() {
+    let Some(home) = playground_with("partition", &[Controller::CPUSET]) else { return };
+    let limits = Limits::new().cpuset_cpus(&"0".parse().expect("a set")).cpuset_partition(Partition::Root);
+    let e = home.create("leaf", &limits).expect_err("the group above is no partition");
+    assert_eq!((e.kind(), e.rejected()), (ErrorKind::NotVerified, Some("root")), "{e}");
+    assert!(e.remedy().is_some_and(|r| r.contains("invalid")), "{e}");
+    assert!(!common::exists(&home.path().join("leaf")));
+    let member = limits.cpuset_partition(Partition::Member);
+    home.create("leaf", &member).expect("an ordinary group");
 }
