@@ -43,6 +43,8 @@ pub enum ErrorKind {
     HelperMissing,
     /// `newuidmap` or `newgidmap` refused or failed.
     HelperFailed,
+    /// The credentials of a thread are not what was asked for.
+    NotApplied,
     /// The caller lacks a privilege.
     Permission,
     /// Another failure of a system call; [`Error::errno`] has its number.

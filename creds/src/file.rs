@@ -1,10 +1,14 @@
 //! Reading files that others may have prepared: regular ones only, up to a bound, and never waiting on a FIFO.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 
 use crate::{Error, ErrorKind, Result};
 
@@ -38,4 +42,35 @@ pub(crate) fn read_fd(fd: impl AsFd, name: &str, max: u64) -> Result<Vec<u8>> {
         return Err(too_large());
     }
     Ok(bytes)
+}
+
+/// Opens a regular file below a root without letting a link lead out of it; `None` if there is none.
+///
+/// What is there is looked at first and opened second, since opening a device can already do something.
+pub(crate) fn open_in(root: BorrowedFd<'_>, path: &CStr) -> Result<Option<File>> {
+    let name = path.to_string_lossy();
+    let open = |flags: OFlag| {
+        let resolve = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+        openat2(root, path, OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(resolve)).map(File::from)
+    };
+    let failed = |errno: Errno| Error::os(errno as i32, format!("open {name} in the root"));
+    let identity = |file: &File| {
+        let metadata =
+            file.metadata().map_err(|error| Error::io(&error, format!("look at {name} in the root")))?;
+        Ok((metadata.dev(), metadata.ino(), metadata.is_file()))
+    };
+    let seen = match open(OFlag::O_PATH) {
+        Ok(file) => identity(&file)?,
+        Err(Errno::ENOENT) => return Ok(None),
+        Err(errno) => return Err(failed(errno)),
+    };
+    let not_trusted = |why| Error::new(ErrorKind::NotTrusted, format!("{name} in the root {why}"));
+    if !seen.2 {
+        return Err(not_trusted("is not a regular file"));
+    }
+    let file = open(OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY).map_err(failed)?;
+    if identity(&file)? != seen {
+        return Err(not_trusted("was replaced while it was opened"));
+    }
+    Ok(Some(file))
 }

@@ -3,15 +3,15 @@
 use std::ffi::{CStr, CString};
 use std::fmt;
 use std::fs::File;
-use std::io::{Read, Seek};
+use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::fcntl::{FcntlArg, fcntl};
-use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::unistd::pipe2;
 
 use crate::{Error, ErrorKind, IdMap, Result, sys};
 
@@ -95,8 +95,9 @@ impl Helper {
             .map(|argument| CString::new(argument).unwrap_or_default())
             .collect();
         let argv: Vec<&CStr> = argv.iter().map(CString::as_c_str).collect();
-        let output = memfd_create(c"palisade-helper", MFdFlags::MFD_CLOEXEC)
-            .map_err(|errno| system("memfd_create", errno as i32))?;
+        // Not blocking, so that a helper that says a lot is cut short instead of waiting for a reader.
+        let (said, output) =
+            pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(|errno| system("pipe2", errno as i32))?;
         let null = File::open("/dev/null").map_err(|error| Error::io(&error, "open /dev/null"))?;
         let (program, null, output) = (high(&self.program)?, high(&null)?, high(&output)?);
         let child = sys::spawn(&sys::Exec {
@@ -113,13 +114,11 @@ impl Helper {
             return Ok(());
         }
 
-        let mut said = Vec::new();
-        let mut output = File::from(output);
-        output
-            .rewind()
-            .and_then(|()| output.take(1024).read_to_end(&mut said))
-            .map_err(|error| Error::io(&error, format!("read what {} said", self.tool)))?;
-        let said = String::from_utf8_lossy(&said);
+        // What the pipe holds now; something of the helper's that still holds the other end is not waited for.
+        let mut text = vec![0; 1024];
+        let length = File::from(said).read(&mut text).unwrap_or_default();
+        text.truncate(length);
+        let said = String::from_utf8_lossy(&text);
         let ended = match end {
             None => format!("took more than {} seconds", TIMEOUT.as_secs()),
             Some(sys::End::Exited(code)) => format!("ended with status {code}"),

@@ -1,5 +1,6 @@
 //! Giving a user namespace its maps: written directly where that is allowed, else by newuidmap and newgidmap.
 
+use std::ffi::CStr;
 use std::fmt;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -7,11 +8,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
+use palisade_sys::{Fd, Program};
 
 use crate::helper::{Helper, Tool};
 use crate::{
-    Capability, Error, ErrorKind, Gid, IdMap, Maps, Result, Setgroups, SubIds, ThreadCapabilities, Uid, sys,
-    user,
+    Capability, Error, ErrorKind, Gid, IdMap, Maps, Result, Setgroups, SubIds, SubRange, ThreadCapabilities,
+    Uid, sys, user,
 };
 
 impl Maps {
@@ -22,21 +24,65 @@ impl Maps {
     /// [`ErrorKind::NotDelegated`] if a file has no range for the caller; those of [`SubIds::of_users`].
     pub fn rootless() -> Result<Self> {
         let (uid, gid) = caller()?;
-        let name = user::login_name(uid)?;
-        let ranges = |file: SubIds, path: &str| {
-            let ranges = file.of(name.as_deref(), uid);
-            if ranges.is_empty() {
-                return Err(Error::new(
-                    ErrorKind::NotDelegated,
-                    format!("{path} has no range for user {uid}"),
-                )
-                .hint_is("usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER"));
-            }
-            Ok(ranges)
-        };
-        let users = ranges(SubIds::of_users()?, "/etc/subuid")?;
-        let groups = ranges(SubIds::of_groups()?, "/etc/subgid")?;
+        let (users, groups) = delegated(uid, &SubIds::of_users()?, &SubIds::of_groups()?)?;
         Ok(Self::new(IdMap::rootless(uid, &users)?, IdMap::rootless(gid, &groups)?))
+    }
+
+    /// Docker's `userns-remap`: ids from 0 on are the ranges that the two files delegate to this *user* of the system,
+    /// one after the other. The user need not be the caller, who needs privilege to write such maps.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotDelegated`]; [`ErrorKind::InvalidMap`] if ranges overlap; those of reading `/etc/passwd`.
+    #[doc(alias = "userns-remap")]
+    pub fn remapped(user: Uid, subuid: &SubIds, subgid: &SubIds) -> Result<Self> {
+        let (users, groups) = delegated(user, subuid, subgid)?;
+        Ok(Self::new(IdMap::remapped(&users)?, IdMap::remapped(&groups)?))
+    }
+
+    /// Whether user 0 of the parent namespace is mapped: a process that becomes it inside is it outside, too.
+    pub fn reaches_parent_root(&self) -> bool {
+        self.uid.to_inside(Uid::ROOT).is_some()
+    }
+
+    /// The maps of the user namespace that the calling thread is in; the initial one's are [`IdMap::identity`].
+    ///
+    /// # Errors
+    /// As [`read_maps`], and [`ErrorKind::System`] where /proc is not mounted.
+    pub fn current() -> Result<Option<Self>> {
+        let own = File::open("/proc/thread-self")
+            .map_err(|error| Error::io(&error, "open /proc/thread-self").hint_is("/proc must be mounted"))?;
+        read_maps(own.as_fd())
+    }
+
+    /// Adds the calls by which a process gives the maps to the user namespace that it is in, having made it; `proc_self`
+    /// is its own directory in /proc. The kernel allows it a single line of the id that it had before, with setgroups
+    /// denied. (A process that changed its user must be dumpable for it.)
+    ///
+    /// ```
+    /// use palisade_creds::{Gid, Maps, Uid};
+    /// use palisade_sys::{Fd, OpenHow, Program, Step};
+    ///
+    /// let mut program = Program::new();
+    /// program.at(Step::LockMounts, "user namespace");
+    /// program.unshare(0x1000_0000); // CLONE_NEWUSER
+    /// let proc_self = program.openat2(Fd::CWD, c"/proc/self", OpenHow::default());
+    /// Maps::single((Uid::ROOT, Gid::ROOT), (Uid::NOBODY, Gid::NOBODY)).add_to(&mut program, proc_self);
+    /// assert!(program.to_string().contains("\"0 65534 1\\n\""));
+    /// ```
+    pub fn add_to(&self, program: &mut Program, proc_self: impl Into<Fd>) {
+        let proc_self = proc_self.into();
+        let mut write = |path: &CStr, text: &str| {
+            let resolve = libc::RESOLVE_NO_XDEV | libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_BENEATH;
+            let how = palisade_sys::OpenHow { flags: libc::O_WRONLY, mode: 0, resolve };
+            let file = program.openat2(proc_self, path, how);
+            program.write_all(file, text.as_bytes());
+            program.close(file);
+        };
+        if self.setgroups == Setgroups::Deny {
+            write(c"setgroups", "deny");
+        }
+        write(c"gid_map", &self.gid.to_string());
+        write(c"uid_map", &self.uid.to_string());
     }
 
     /// Decides how a child of the calling thread gets these maps, and checks beforehand what the kernel would refuse.
@@ -49,26 +95,21 @@ impl Maps {
     /// - [`ErrorKind::Conflict`]: a group map of one's own id alone, by a caller without `CAP_SETGID`, needs
     ///   [`Maps::deny_setgroups`].
     /// - [`ErrorKind::Permission`]: the caller's user 0 is mapped (not by helpers), which since Linux 5.12 takes `CAP_SETFCAP`.
-    /// - [`ErrorKind::HelperMissing`].
+    /// - [`ErrorKind::HelperMissing`]; [`ErrorKind::HelperFailed`] if the thread has no_new_privs set, under which no
+    ///   helper can work.
     /// - [`ErrorKind::System`]: /proc is not there to read the caller's own map from.
     pub fn prepare(&self) -> Result<PreparedMaps> {
         let (uid, gid) = caller()?;
-        let own = |path: &str| -> Result<IdMap> {
-            let text = crate::file::read_path(path.as_ref(), 64 * 1024)?;
-            let map = text.map(|text| IdMap::parse(&text)).transpose()?.flatten();
-            map.ok_or_else(|| {
-                Error::new(ErrorKind::System, format!("{path} is missing or empty"))
-                    .hint_is("is /proc mounted?")
-            })
-        };
-        self.uid.check_parent(&own("/proc/self/uid_map")?)?;
-        self.gid.check_parent(&own("/proc/self/gid_map")?)?;
+        let parent = Self::current()?
+            .ok_or_else(|| Error::new(ErrorKind::Unmapped, "the caller's namespace has no map yet"))?;
+        self.uid.check_parent(&parent.uid)?;
+        self.gid.check_parent(&parent.gid)?;
 
         let effective = ThreadCapabilities::current()?.effective;
         let own_uid = self.uid.as_single::<Uid>().is_some_and(|(_, outside)| outside == uid);
         let own_gid = self.gid.as_single::<Gid>().is_some_and(|(_, outside)| outside == gid);
         let uid_by = if own_uid || effective.contains(Capability::Setuid) {
-            if self.uid.to_inside(Uid::ROOT).is_some() && !effective.contains(Capability::Setfcap) {
+            if self.reaches_parent_root() && !effective.contains(Capability::Setfcap) {
                 return Err(Error::new(
                     ErrorKind::Permission,
                     "mapping user 0 of this namespace takes CAP_SETFCAP",
@@ -94,13 +135,37 @@ impl Maps {
         } else {
             Writer::Helper(Helper::find(Tool::Newgidmap)?)
         };
-        Ok(PreparedMaps { maps: self.clone(), uid_by, gid_by })
+        let prepared = PreparedMaps { maps: self.clone(), uid_by, gid_by };
+        let no_new_privs = sys::prctl(libc::PR_GET_NO_NEW_PRIVS, 0, 0)
+            .map_err(|errno| Error::os(errno, "prctl(PR_GET_NO_NEW_PRIVS)"))?;
+        if prepared.uses_helpers() && no_new_privs != 0 {
+            return Err(Error::new(
+                ErrorKind::HelperFailed,
+                "newuidmap and newgidmap could not gain their privilege: this thread has no_new_privs set",
+            )
+            .hint_is("prepare and apply the maps from a thread without it, or map the own id alone"));
+        }
+        Ok(prepared)
     }
 }
 
 fn caller() -> Result<(Uid, Gid)> {
     let no_id = || Error::new(ErrorKind::InvalidId, "the calling thread has no id");
     Ok((sys::geteuid().ok_or_else(no_id)?, sys::getegid().ok_or_else(no_id)?))
+}
+
+/// The ranges of a user in both files.
+fn delegated(uid: Uid, subuid: &SubIds, subgid: &SubIds) -> Result<(Vec<SubRange>, Vec<SubRange>)> {
+    let name = user::login_name(uid)?;
+    let ranges = |file: &SubIds, path: &str| {
+        let ranges = file.of(name.as_deref(), uid);
+        if ranges.is_empty() {
+            return Err(Error::new(ErrorKind::NotDelegated, format!("{path} has no range for user {uid}"))
+                .hint_is("usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER"));
+        }
+        Ok(ranges)
+    };
+    Ok((ranges(subuid, "/etc/subuid")?, ranges(subgid, "/etc/subgid")?))
 }
 
 #[derive(Debug, Clone)]
@@ -190,20 +255,12 @@ pub fn write_maps(pid_dir: BorrowedFd<'_>, maps: &Maps) -> Result<()> {
 /// # Errors
 /// [`ErrorKind::NotTrusted`], [`ErrorKind::System`], [`ErrorKind::Permission`] as for writing; [`ErrorKind::Syntax`].
 pub fn read_maps(pid_dir: BorrowedFd<'_>) -> Result<Option<Maps>> {
-    let read = |file: &str| -> Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        open(pid_dir, file, OFlag::O_RDONLY)?
-            .take(64 * 1024)
-            .read_to_end(&mut bytes)
-            .map_err(|error| Error::io(&error, format!("read {file} of the process")))?;
-        Ok(bytes)
-    };
-    let setgroups = match read("setgroups")?.trim_ascii() {
+    let setgroups = match read(pid_dir, "setgroups")?.trim_ascii() {
         b"allow" => Setgroups::Allow,
         b"deny" => Setgroups::Deny,
         _ => return Err(Error::new(ErrorKind::Syntax, "setgroups of the process is neither allow nor deny")),
     };
-    let maps = (IdMap::parse(&read("uid_map")?)?, IdMap::parse(&read("gid_map")?)?);
+    let maps = (IdMap::parse(&read(pid_dir, "uid_map")?)?, IdMap::parse(&read(pid_dir, "gid_map")?)?);
     Ok(match maps {
         (Some(uid), Some(gid)) => Some(Maps { uid, gid, setgroups }),
         _ => None,
@@ -235,6 +292,16 @@ fn open(pid_dir: BorrowedFd<'_>, name: &str, flags: OFlag) -> Result<File> {
     openat2(pid_dir, name, how).map(File::from).map_err(failed)
 }
 
+/// The contents of a small file of a process directory.
+pub(crate) fn read(pid_dir: BorrowedFd<'_>, name: &str) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open(pid_dir, name, OFlag::O_RDONLY)?
+        .take(1 << 20)
+        .read_to_end(&mut bytes)
+        .map_err(|error| Error::io(&error, format!("read {name} of the process")))?;
+    Ok(bytes)
+}
+
 /// One write(2) of all of it: the kernel takes no second.
 fn write(pid_dir: BorrowedFd<'_>, name: &str, bytes: &[u8]) -> Result<()> {
     let what = || format!("write {:?} to {name} of the process", String::from_utf8_lossy(bytes));
@@ -261,11 +328,7 @@ fn write(pid_dir: BorrowedFd<'_>, name: &str, bytes: &[u8]) -> Result<()> {
 
 /// The process's number in the procfs that `pid_dir` is of.
 fn pid_of(pid_dir: BorrowedFd<'_>) -> Result<u32> {
-    let mut line = Vec::new();
-    open(pid_dir.as_fd(), "stat", OFlag::O_RDONLY)?
-        .take(64)
-        .read_to_end(&mut line)
-        .map_err(|error| Error::io(&error, "read stat of the process"))?;
+    let line = read(pid_dir, "stat")?;
     let digits = line.split(|byte| *byte == b' ').next().unwrap_or_default();
     crate::id::decimal(digits)
         .ok_or_else(|| Error::new(ErrorKind::Syntax, "stat of the process has no number"))

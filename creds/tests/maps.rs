@@ -7,7 +7,10 @@ use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
 use common::{InNamespace, is_root};
-use palisade_creds::{ErrorKind, Gid, IdMap, Maps, Setgroups, Uid, read_maps, write_maps};
+use palisade_creds::{
+    Credentials, ErrorKind, Gid, IdMap, Identity, Ids, Maps, Setgroups, SubIds, Uid, read_maps, write_maps,
+};
+use palisade_sys::{Fd, OpenHow, Program};
 
 fn own() -> (Uid, Gid) {
     let metadata = std::fs::metadata("/proc/self").expect("/proc");
@@ -98,6 +101,40 @@ fn nested_namespaces_compose() {
     assert_eq!(seen.uid(), &host_view, "the host reads the inner map through the outer");
     assert_eq!(seen.gid(), &host_view);
     namespace.run("kill $!; wait");
+}
+
+/// Lab 41: a container's user 1000 is 232072 outside, as Docker's documentation counts; seen from outside, too.
+#[test]
+fn docker_remap_is_seen_from_outside() {
+    let delegated = SubIds::parse(b"root:231072:65536\n0:500000:10\n");
+    let maps = Maps::remapped(Uid::ROOT, &delegated, &delegated).expect("delegated");
+    assert!(!maps.reaches_parent_root(), "A47: user 0 inside is not user 0 outside");
+    let thousand = Uid::new(1000).expect("an id");
+    assert_eq!(maps.uid().to_outside(thousand), Uid::new(232_072));
+    let error = Maps::remapped(thousand, &delegated, &delegated).expect_err("no such line");
+    assert_eq!(error.kind(), ErrorKind::NotDelegated);
+    if !is_root() {
+        skip!("root", "ranges take CAP_SETUID");
+    }
+    let mut namespace = InNamespace::new();
+    maps.prepare().expect("root").apply(namespace.pid_dir().as_fd()).expect("written");
+    // The shell's own id is unmapped; it holds every capability inside until it executes something.
+    let ids = (Uid::new(65_536).expect("an id"), Gid::new(7).expect("an id"));
+    let inside = Credentials::in_new_user_namespace(ids.0, ids.1).expect("readable");
+    let outside = inside.outside(&maps).expect("mapped");
+    assert_eq!(
+        (outside.uid, outside.gid.real.as_raw()),
+        (Ids::all(Uid::new(500_000).expect("an id")), 231_079)
+    );
+    let unmapped =
+        Credentials::in_new_user_namespace(Uid::new(70_000).expect("an id"), ids.1).expect("readable");
+    assert_eq!(unmapped.outside(&maps).expect_err("beyond the ranges").kind(), ErrorKind::Unmapped);
+    let seen = Credentials::of(namespace.pid_dir().as_fd()).expect("readable");
+    assert_eq!(seen.uid, Ids::all(Uid::ROOT), "outside it is still who it was");
+    assert_eq!(
+        namespace.run("cat /proc/self/uid_map").0.split_ascii_whitespace().collect::<Vec<_>>().join(" "),
+        "0 231072 65536 65536 500000 10"
+    );
 }
 
 /// An outside id that the caller's own namespace has not got is told before any child exists.
@@ -213,4 +250,38 @@ fn inner_helpers() {
     let me = status.split(' ').next().expect("a number");
     let children = std::fs::read_to_string(format!("/proc/{me}/task/{me}/children")).unwrap_or_default();
     assert!(children.split_ascii_whitespace().count() <= 2, "no helper is left behind: {children}");
+}
+
+/// Under no_new_privs a set-user-ID helper can do nothing: told before there is a child.
+#[test]
+fn helpers_need_a_thread_without_no_new_privs() {
+    if !std::path::Path::new("/usr/bin/newuidmap").exists() {
+        skip!("uidmap", "newuidmap is not installed");
+    }
+    std::thread::scope(|scope| {
+        let body = || {
+            let mut identity = Identity::unprivileged();
+            if is_root() {
+                identity = identity.ids(Uid::NOBODY, Gid::NOBODY);
+            }
+            identity.prepare().expect("own or root's").apply_to_thread().expect("applied");
+            let ranges: IdMap = "0 65534 1\n1 100000 10".parse().expect("a map");
+            let error = Maps::new(ranges.clone(), ranges).prepare().expect_err("no helper can work");
+            assert_eq!(error.kind(), ErrorKind::HelperFailed, "{error}");
+        };
+        scope.spawn(body).join().expect("the thread ended well");
+    });
+}
+
+/// A child that makes its own user namespace between fork and exec, and maps itself.
+#[test]
+fn a_process_maps_itself() {
+    let mut program = Program::new();
+    program.unshare(libc::CLONE_NEWUSER);
+    let proc_self = program.openat2(Fd::CWD, c"/proc/self", OpenHow::default());
+    Maps::single((Uid::ROOT, Gid::ROOT), own()).add_to(&mut program, proc_self);
+    let mut command = Command::new("sh");
+    common::sys::before_exec(command.args(["-c", "id -u; id -g; cat /proc/self/setgroups"]), program.image());
+    let output = command.output().expect("spawned");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "0\n0\ndeny\n");
 }

@@ -17,7 +17,7 @@ pub struct Mounts {
 }
 
 /// One mount. Every text is the kernel's bytes with its octal escapes undone.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Mount {
     /// Unique among the mounts that exist; used again later (`statx` has an unambiguous one).
@@ -55,7 +55,7 @@ pub struct Device {
 
 /// The optional fields: mount propagation, see
 /// [mount_namespaces(7)](https://man7.org/linux/man-pages/man7/mount_namespaces.7.html). All empty: private.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Propagation {
     /// `shared:N`: the peer group that it sends to and receives from.

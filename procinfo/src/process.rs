@@ -6,13 +6,14 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat, readlinkat};
 use nix::sys::stat::Mode;
 
-use crate::bytes::{At, os, trim};
+use crate::bytes::{At, os, trim, words};
 use crate::error::kind_of;
 use crate::root::{list_numbers, open_own, read_all};
 use crate::sys::{Meta, statx};
 use crate::{
-    Cgroups, Confinement, Descriptor, DescriptorKind, Device, Error, ErrorKind, FdInfo, FileIdentity, IdMap,
-    Limits, Mounts, NamespaceId, NamespaceKind, Namespaces, ProcRoot, Setgroups, Status,
+    Cgroups, CommandLine, Confinement, Descriptor, DescriptorKind, Device, Environment, Error, ErrorKind,
+    FdInfo, FileIdentity, IdMap, Io, Limits, Maps, MountTable, Mounts, NamespaceId, NamespaceKind,
+    Namespaces, ProcRoot, Setgroups, SmapsRollup, Stat, Statm, Status, TimeOffsets,
 };
 
 /// A process (or one of its threads), held by a descriptor of its `/proc` directory.
@@ -29,6 +30,10 @@ pub struct Process {
     /// Set for one thread of the process.
     tid: Option<u32>,
 }
+
+/// Room for the text of a file, kept from one to the next.
+#[derive(Debug, Default)]
+pub(crate) struct Buffer(Vec<u8>);
 
 impl Process {
     pub(crate) fn open(root: &ProcRoot, pid: u32) -> Result<Self, Error> {
@@ -69,6 +74,142 @@ impl Process {
     /// it.
     pub fn status(&self) -> Result<Status, Error> {
         self.parse("status", Status::parse)
+    }
+
+    /// `stat`: times, terminal, memory, scheduling.
+    ///
+    /// # Errors
+    /// As [`status`](Process::status).
+    pub fn stat(&self) -> Result<Stat, Error> {
+        self.parse("stat", Stat::parse)
+    }
+
+    /// `comm`: the thread's name, any bytes, up to 15 of them (longer for kernel workers).
+    ///
+    /// # Errors
+    /// [`Gone`](ErrorKind::Gone).
+    pub fn comm(&self) -> Result<OsString, Error> {
+        self.parse("comm", |t| Ok(os(t.strip_suffix(b"\n").unwrap_or(t))))
+    }
+
+    /// `cmdline`: the arguments, as the process has them now.
+    ///
+    /// # Errors
+    /// [`Gone`](ErrorKind::Gone).
+    pub fn cmdline(&self) -> Result<CommandLine, Error> {
+        self.parse("cmdline", |t| Ok(CommandLine::parse(t)))
+    }
+
+    /// `environ`: the environment that its program was started with.
+    ///
+    /// # Errors
+    /// [`Denied`](ErrorKind::Denied) without ptrace read access; [`Gone`](ErrorKind::Gone).
+    pub fn environ(&self) -> Result<Environment, Error> {
+        self.parse("environ", |t| Ok(Environment::parse(t)))
+    }
+
+    /// `statm`: memory in pages.
+    ///
+    /// # Errors
+    /// As [`status`](Process::status).
+    pub fn statm(&self) -> Result<Statm, Error> {
+        self.parse("statm", Statm::parse)
+    }
+
+    /// `maps`: the mappings.
+    ///
+    /// # Errors
+    /// [`Denied`](ErrorKind::Denied) without ptrace read access; [`Gone`](ErrorKind::Gone).
+    pub fn maps(&self) -> Result<Maps, Error> {
+        self.parse("maps", Maps::parse)
+    }
+
+    /// `smaps_rollup`: exact memory use. The kernel walks all page tables for it.
+    ///
+    /// # Errors
+    /// [`Denied`](ErrorKind::Denied) without ptrace read access; [`Absent`](ErrorKind::Absent) for a process without
+    /// memory; [`Gone`](ErrorKind::Gone).
+    pub fn smaps_rollup(&self) -> Result<SmapsRollup, Error> {
+        self.parse("smaps_rollup", SmapsRollup::parse)
+    }
+
+    /// `io`: bytes read and written.
+    ///
+    /// # Errors
+    /// [`Denied`](ErrorKind::Denied) without ptrace read access; [`Gone`](ErrorKind::Gone).
+    pub fn io(&self) -> Result<Io, Error> {
+        self.parse("io", Io::parse)
+    }
+
+    /// `timens_offsets`: what the time namespace for its children adds to the clocks.
+    ///
+    /// # Errors
+    /// [`Absent`](ErrorKind::Absent) for a zombie or without time namespaces; [`Gone`](ErrorKind::Gone).
+    pub fn timens_offsets(&self) -> Result<TimeOffsets, Error> {
+        self.parse("timens_offsets", TimeOffsets::parse)
+    }
+
+    /// `mounts`: the mounts in the format of fstab(5). [`mountinfo`](Process::mountinfo) says more.
+    ///
+    /// # Errors
+    /// As [`mountinfo`](Process::mountinfo).
+    pub fn mounts(&self) -> Result<MountTable, Error> {
+        self.parse("mounts", MountTable::parse)
+    }
+
+    /// `wchan`: the kernel function that it sleeps in, `None` if it runs or the kernel does not say (it says nothing
+    /// without ptrace read access).
+    ///
+    /// # Errors
+    /// [`Gone`](ErrorKind::Gone), [`Absent`](ErrorKind::Absent) on a kernel without symbols.
+    pub fn wchan(&self) -> Result<Option<OsString>, Error> {
+        self.parse("wchan", |t| Ok(Some(trim(t)).filter(|t| !t.is_empty() && *t != b"0").map(os)))
+    }
+
+    /// `oom_score`: how likely it is to be killed for memory, 0 to about 2000.
+    ///
+    /// # Errors
+    /// [`Gone`](ErrorKind::Gone), [`Malformed`](ErrorKind::Malformed).
+    pub fn oom_score(&self) -> Result<u32, Error> {
+        self.parse("oom_score", |t| At { file: "oom_score", line: 1 }.num("number", trim(t)))
+    }
+
+    /// `task`: the ids of its threads, in ascending order.
+    ///
+    /// # Errors
+    /// [`Gone`](ErrorKind::Gone).
+    pub fn threads(&self) -> Result<Vec<u32>, Error> {
+        list_numbers(self.dir.as_fd(), c"task").map_err(|e| self.failed("getdents64", "task", e))
+    }
+
+    /// `task/TID`: one of its threads, with the same readers.
+    ///
+    /// # Errors
+    /// [`Absent`](ErrorKind::Absent) if it has no such thread, [`Gone`](ErrorKind::Gone).
+    pub fn thread(&self, tid: u32) -> Result<Self, Error> {
+        let name = format!("task/{tid}");
+        let dir = open_dir(self.dir.as_fd(), &name).map_err(|e| self.failed("openat", &name, e))?;
+        Ok(Self { dir, pid: self.pid, tid: Some(tid) })
+    }
+
+    /// `task/*/children`: the children of all its threads, in ascending order. Exact only while they are stopped: the
+    /// kernel may skip some if others end meanwhile (Linux 3.5, `CONFIG_PROC_CHILDREN`).
+    ///
+    /// # Errors
+    /// [`Gone`](ErrorKind::Gone), [`Absent`](ErrorKind::Absent) on a kernel built without it.
+    pub fn children(&self) -> Result<Vec<u32>, Error> {
+        let mut children = Vec::new();
+        for tid in self.threads()? {
+            let read = self.thread(tid).and_then(|t| t.parse("children", parse_children));
+            match read {
+                Ok(more) => children.extend(more),
+                // A thread that has ended has no children any more: its process's other threads have them.
+                Err(e) if e.kind() == ErrorKind::Gone && self.exists() => {}
+                Err(e) => return Err(e),
+            }
+        }
+        children.sort_unstable();
+        Ok(children)
     }
 
     /// `mountinfo`: the mounts that the process sees.
@@ -271,6 +412,16 @@ impl Process {
         Error::call(kind, call, self.object(name), errno)
     }
 
+    /// As [`parse`](Self::parse), with a buffer that is used again.
+    pub(crate) fn parse_with<T>(
+        &self,
+        buffer: &mut Buffer,
+        name: &str,
+        parser: impl FnOnce(&[u8]) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        parser(self.read(name, &mut buffer.0)?).map_err(|e| e.of(|| self.object(name)))
+    }
+
     pub(crate) fn read<'b>(&self, name: &str, buf: &'b mut Vec<u8>) -> Result<&'b [u8], Error> {
         let fd = open_own(self.dir.as_fd(), name).map_err(|e| self.failed("openat2", name, e))?;
         match read_all(fd, buf) {
@@ -285,8 +436,7 @@ impl Process {
         name: &str,
         parser: impl FnOnce(&[u8]) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let mut buf = Vec::new();
-        parser(self.read(name, &mut buf)?).map_err(|e| e.of(|| self.object(name)))
+        self.parse_with(&mut Buffer::default(), name, parser)
     }
 
     pub(crate) fn link(&self, name: &str) -> Result<OsString, Error> {
@@ -298,6 +448,10 @@ impl Process {
         let path = CString::new(name).map_err(|_| self.failed("statx", name, Errno::EINVAL))?;
         statx(self.dir.as_fd(), &path, true).map_err(|e| self.failed("statx", name, e))
     }
+}
+
+fn parse_children(text: &[u8]) -> Result<Vec<u32>, Error> {
+    words(trim(text)).map(|w| At { file: "children", line: 1 }.num("pid", w)).collect()
 }
 
 fn identity(meta: Meta) -> FileIdentity {

@@ -1,4 +1,4 @@
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStringExt;
@@ -529,17 +529,4 @@ fn unescape_name(v: &[u8]) -> OsString {
         }
     }
     OsString::from_vec(out)
-}
-
-/// A name as the kernel would print it here: for showing bytes of a hostile process on one line.
-pub(crate) fn escape(name: &OsStr) -> String {
-    let mut out = String::with_capacity(name.len());
-    for c in name.to_string_lossy().chars() {
-        if c.is_control() {
-            out.extend(c.escape_default());
-        } else {
-            out.push(c);
-        }
-    }
-    out
 }

@@ -1,9 +1,10 @@
 //! The raw calls that nix has no wrapper for.
-#![expect(unsafe_code, reason = "statx(2) and the namespace ioctls have no safe wrapper")]
+#![expect(unsafe_code, reason = "statx(2), the namespace ioctls and localtime_r(3) have no safe wrapper")]
 
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::SystemTime;
 
 use nix::errno::Errno;
 
@@ -74,4 +75,46 @@ pub(crate) fn ns_owner_uid(ns: impl AsFd) -> Result<u32, Errno> {
     // SAFETY: this request writes one uid_t to the address given, which `uid` has room for.
     let done = unsafe { libc::ioctl(ns.as_fd().as_raw_fd(), NS_GET_OWNER_UID as libc::Ioctl, &raw mut uid) };
     Errno::result(done).map(|_| uid)
+}
+
+/// A point in time in the local time zone.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LocalTime {
+    pub(crate) year: i64,
+    /// Of the year.
+    pub(crate) day: i32,
+    month: i32,
+    pub(crate) month_day: i32,
+    pub(crate) hour: i32,
+    pub(crate) minute: i32,
+}
+
+impl LocalTime {
+    pub(crate) fn month_name(self) -> &'static str {
+        const NAMES: [&str; 12] =
+            ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+        usize::try_from(self.month).ok().and_then(|m| NAMES.get(m)).unwrap_or(&"???")
+    }
+}
+
+/// localtime_r(3). `None` before 1970 and beyond what the calendar holds.
+pub(crate) fn local_time(time: SystemTime) -> Option<LocalTime> {
+    let seconds = time.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs();
+    let seconds = libc::time_t::try_from(seconds).ok()?;
+    let mut out = MaybeUninit::<libc::tm>::zeroed();
+    // SAFETY: both pointers are to live objects of the types that it takes; it writes one struct tm.
+    let done = unsafe { libc::localtime_r(&raw const seconds, out.as_mut_ptr()) };
+    if done.is_null() {
+        return None;
+    }
+    // SAFETY: it was zeroed, a null tm_zone is valid for a raw pointer, and localtime_r has filled it in.
+    let tm = unsafe { out.assume_init() };
+    Some(LocalTime {
+        year: i64::from(tm.tm_year) + 1900,
+        day: tm.tm_yday,
+        month: tm.tm_mon,
+        month_day: tm.tm_mday,
+        hour: tm.tm_hour,
+        minute: tm.tm_min,
+    })
 }

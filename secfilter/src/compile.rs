@@ -91,8 +91,7 @@ fn ranges(graph: &mut Graph, table: &Table) -> Result<Vec<Range>, Error> {
     let unknown = graph.answer(table.unknown);
     let mut points: Vec<(u32, Id)> = Vec::new();
     let mut bodies: HashMap<&[(Vec<Condition>, Action)], Id> = HashMap::new();
-    let known = syscall::known(table.arch);
-    let mut numbers: Vec<u32> = known.iter().copied().chain(table.calls.keys().copied()).collect();
+    let mut numbers: Vec<u32> = syscall::known(table.arch).chain(table.calls.keys().copied()).collect();
     numbers.sort_unstable();
     numbers.dedup();
     let mut next = 0;
@@ -100,7 +99,7 @@ fn ranges(graph: &mut Graph, table: &Table) -> Result<Vec<Range>, Error> {
         if nr > next {
             points.push((next, unknown));
         }
-        let fallback = if known.binary_search(&nr).is_ok() { default } else { unknown };
+        let fallback = if syscall::name_on(table.arch, nr).is_some() { default } else { unknown };
         let id = match table.calls.get(&nr) {
             None => fallback,
             Some(rules) => match bodies.get(rules.as_slice()) {
@@ -129,7 +128,11 @@ fn ranges(graph: &mut Graph, table: &Table) -> Result<Vec<Range>, Error> {
     for (i, &(start, id)) in points.iter().enumerate() {
         let end = points.get(i + 1).map_or(u32::MAX, |next| next.0 - 1);
         // The kernel walks all numbers below about 480 once; a call with conditions is walked at each call.
-        let weight = if matches!(graph.nodes[id], Node::Test { .. }) { 32 } else { (end - start).min(512) as usize + 1 };
+        let weight = if matches!(graph.nodes[id], Node::Test { .. }) {
+            32
+        } else {
+            (end - start).min(512) as usize + 1
+        };
         match ranges.last_mut() {
             Some(last) if last.id == id => {
                 last.end = end;
@@ -248,7 +251,13 @@ impl Graph {
     }
 
     /// One condition, given what is known; `yes` and `no` say where to go in each state.
-    fn condition(&mut self, condition: &Condition, facts: Facts<'_>, yes: &[Id; STATES], no: &[Id; STATES]) -> Id {
+    fn condition(
+        &mut self,
+        condition: &Condition,
+        facts: Facts<'_>,
+        yes: &[Id; STATES],
+        no: &[Id; STATES],
+    ) -> Id {
         let Condition { index, mask, op, value } = *condition;
         let (op, yes, no) = match op {
             Comparison::Ne => (Comparison::Eq, no, yes),
@@ -290,7 +299,11 @@ impl Graph {
         let masked = Load { offset: offset + 4, mask: mask_high };
         let equal = low(self, nonzero);
         let equal = self.test(masked, JMP_JEQ_K, value_high, equal, no[facts.state]);
-        if op == Comparison::Eq { equal } else { self.test(masked, JMP_JGT_K, value_high, yes[nonzero], equal) }
+        if op == Comparison::Eq {
+            equal
+        } else {
+            self.test(masked, JMP_JGT_K, value_high, yes[nonzero], equal)
+        }
     }
 
     fn low_half(&mut self, offset: u32, op: Comparison, mask: u32, value: u32, yes: Id, no: Id) -> Id {

@@ -52,7 +52,7 @@ pub(crate) enum Repr {
     ForbidsExec { call: &'static str, action: Action },
     Privilege,
     Unsupported { what: &'static str, errno: i32 },
-    Thread { tid: u32 },
+    Thread { tid: Option<u32> },
     Gone { call: &'static str },
     Os { call: &'static str, errno: i32 },
 }
@@ -91,7 +91,7 @@ impl Error {
     /// The thread that could not take the filter ([`ErrorKind::Thread`]).
     pub fn thread(&self) -> Option<u32> {
         match *self.0 {
-            Repr::Thread { tid } => Some(tid),
+            Repr::Thread { tid } => tid,
             _ => None,
         }
     }
@@ -149,10 +149,15 @@ impl fmt::Display for Error {
             Repr::Unsupported { what, errno } => {
                 write!(f, "this kernel does not support {what}: {}", io::Error::from_raw_os_error(*errno))
             }
-            Repr::Thread { tid } => write!(
-                f,
-                "thread {tid} could not take the filter: it has a filter that the calling thread does not have"
-            ),
+            Repr::Thread { tid } => {
+                f.write_str("another thread")?;
+                if let Some(tid) = tid {
+                    write!(f, " ({tid})")?;
+                }
+                f.write_str(
+                    " could not take the filter: it has a filter that the calling thread does not have",
+                )
+            }
             Repr::Gone { call } => {
                 write!(f, "{call}: the notified call is gone (interrupted, answered, or its thread died)")
             }

@@ -185,7 +185,8 @@ impl Policy {
         let numbers: Vec<_> = rule.calls.iter().map(|call| call.number(Arch::NATIVE)).collect();
         for old in &mut self.rules {
             old.calls.retain(|call| {
-                let same_number = call.number(Arch::NATIVE).is_some() && numbers.contains(&call.number(Arch::NATIVE));
+                let same_number =
+                    call.number(Arch::NATIVE).is_some() && numbers.contains(&call.number(Arch::NATIVE));
                 !same_number && !rule.calls.contains(call)
             });
         }

@@ -100,7 +100,15 @@ const EAFNOSUPPORT: Action = Action::Errno(libc::EAFNOSUPPORT as u16);
 /// Refused with EAFNOSUPPORT: sockets of families other than AF_UNIX, AF_INET, AF_INET6 and, for NETLINK_ROUTE only,
 /// AF_NETLINK.
 ///
-/// Change it with [`Policy::set`].
+/// Change it with [`Policy::set`]. A debugger or strace inside needs `ptrace`, `process_vm_readv` and `process_vm_writev`.
+///
+/// ```
+/// # use palisade_secfilter::presets;
+/// let filter = presets::payload().compile()?;
+/// filter.permits_exec()?;
+/// assert!(filter.instructions().len() < 120);
+/// # Ok::<(), palisade_secfilter::Error>(())
+/// ```
 pub fn payload() -> Policy {
     Policy::new(Action::EPERM)
         .allow(ORDINARY)
@@ -124,9 +132,7 @@ pub fn payload() -> Policy {
         // AF_UNSPEC 0, AF_UNIX 1, AF_INET 2; AF_INET6 10.
         .rule(Rule::new(["socket"], Action::Allow).when(arg(0).le(2)))
         .rule(Rule::new(["socket"], Action::Allow).when(arg(0).eq(10)))
-        .rule(
-            Rule::new(["socket"], Action::Allow).when(arg(0).eq(AF_NETLINK)).when(arg(2).eq(NETLINK_ROUTE)),
-        )
+        .rule(Rule::new(["socket"], Action::Allow).when(arg(0).eq(AF_NETLINK)).when(arg(2).eq(NETLINK_ROUTE)))
         .rule(Rule::new(["socket"], EAFNOSUPPORT))
         .rule(Rule::new(["socketpair"], Action::Allow).when(arg(0).eq(AF_UNIX)))
         .rule(Rule::new(["socketpair"], EAFNOSUPPORT))
@@ -141,23 +147,81 @@ pub fn strict_compute() -> Policy {
     const PROT_EXEC_AND_WRITE: u64 = 0x6;
     let mut policy = Policy::new(Action::KillProcess).allow([
         // Being started.
-        "execve", "execveat", "arch_prctl", "set_tid_address", "set_robust_list", "rseq", "prlimit64", "getrandom",
+        "execve",
+        "execveat",
+        "arch_prctl",
+        "set_tid_address",
+        "set_robust_list",
+        "rseq",
+        "prlimit64",
+        "getrandom",
         // Reading, writing and looking.
-        "read", "write", "readv", "writev", "pread64", "close", "lseek", "dup", "dup2", "dup3", "fstat", "stat",
-        "lstat", "newfstatat", "statx", "access", "faccessat", "faccessat2", "readlink", "readlinkat", "getdents64",
-        "getcwd", "poll", "ppoll",
+        "read",
+        "write",
+        "readv",
+        "writev",
+        "pread64",
+        "close",
+        "lseek",
+        "dup",
+        "dup2",
+        "dup3",
+        "fstat",
+        "stat",
+        "lstat",
+        "newfstatat",
+        "statx",
+        "access",
+        "faccessat",
+        "faccessat2",
+        "readlink",
+        "readlinkat",
+        "getdents64",
+        "getcwd",
+        "poll",
+        "ppoll",
         // Memory.
-        "brk", "munmap", "mremap", "madvise", "futex", "membarrier",
+        "brk",
+        "munmap",
+        "mremap",
+        "madvise",
+        "futex",
+        "membarrier",
         // Itself.
-        "getpid", "gettid", "getppid", "getuid", "geteuid", "getgid", "getegid", "uname", "sysinfo",
-        "sched_getaffinity", "sched_yield", "getrusage", "rt_sigaction", "rt_sigprocmask", "rt_sigreturn",
-        "sigaltstack", "restart_syscall", "clock_gettime", "clock_getres", "clock_nanosleep", "nanosleep",
-        "gettimeofday", "time", "times", "exit", "exit_group",
+        "getpid",
+        "gettid",
+        "getppid",
+        "getuid",
+        "geteuid",
+        "getgid",
+        "getegid",
+        "uname",
+        "sysinfo",
+        "sched_getaffinity",
+        "sched_yield",
+        "getrusage",
+        "rt_sigaction",
+        "rt_sigprocmask",
+        "rt_sigreturn",
+        "sigaltstack",
+        "restart_syscall",
+        "clock_gettime",
+        "clock_getres",
+        "clock_nanosleep",
+        "nanosleep",
+        "gettimeofday",
+        "time",
+        "times",
+        "exit",
+        "exit_group",
     ]);
     // Code comes from files, never from memory that was written.
     for call in ["mmap", "mprotect"] {
         policy = policy
-            .rule(Rule::new([call], Action::EPERM).when(arg(2).masked(PROT_EXEC_AND_WRITE).eq(PROT_EXEC_AND_WRITE)))
+            .rule(
+                Rule::new([call], Action::EPERM)
+                    .when(arg(2).masked(PROT_EXEC_AND_WRITE).eq(PROT_EXEC_AND_WRITE)),
+            )
             .allow([call]);
     }
     policy

@@ -9,8 +9,12 @@ pub(crate) struct Row(pub(crate) &'static str, pub(crate) u16, pub(crate) u16);
 pub(crate) const NONE: u16 = u16::MAX;
 
 macro_rules! number {
-    (-) => { NONE };
-    ($n:literal) => { $n };
+    (-) => {
+        NONE
+    };
+    ($n:literal) => {
+        $n
+    };
 }
 macro_rules! table {
     ($($name:ident $x86_64:tt $i386:tt;)*) => {

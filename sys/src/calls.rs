@@ -76,15 +76,30 @@ impl Program {
     /// `statx` of an open descriptor, and a comparison: another inode than `identity` ends the program with
     /// `ESTALE`. Since Linux 4.11.
     pub fn same_inode(&mut self, file: impl Into<Fd>, identity: Identity) {
-        let empty = self.text(EMPTY);
-        let buffer = self.room(256);
-        let mask = libc::STATX_TYPE | libc::STATX_INO;
-        let args = [fd(file), empty.into(), libc::AT_EMPTY_PATH.into(), mask.into(), buffer.into()];
-        self.call(libc::SYS_statx, args);
+        let buffer = self.statx(file, libc::STATX_TYPE | libc::STATX_INO);
         self.check(buffer.part(28, 2), u64::from(libc::S_IFMT), identity.kind.into(), libc::ESTALE);
         self.check(buffer.part(32, 8), u64::MAX, identity.ino, libc::ESTALE);
         self.check(buffer.part(136, 4), u64::MAX, identity.dev.0.into(), libc::ESTALE);
         self.check(buffer.part(140, 4), u64::MAX, identity.dev.1.into(), libc::ESTALE);
+    }
+
+    /// `statx` of an open descriptor, and a comparison: another file than the character device `major`:`minor` ends
+    /// the program with `ESTALE`. For devices the number is the identity; which node it stands in does not matter.
+    /// Since Linux 4.11.
+    pub fn same_device(&mut self, file: impl Into<Fd>, major: u32, minor: u32) {
+        let buffer = self.statx(file, libc::STATX_TYPE);
+        self.check(buffer.part(28, 2), u64::from(libc::S_IFMT), libc::S_IFCHR.into(), libc::ESTALE);
+        self.check(buffer.part(128, 4), u64::MAX, major.into(), libc::ESTALE);
+        self.check(buffer.part(132, 4), u64::MAX, minor.into(), libc::ESTALE);
+    }
+
+    /// `statx` of an open descriptor; the place is its buffer.
+    fn statx(&mut self, file: impl Into<Fd>, mask: u32) -> Place {
+        let empty = self.text(EMPTY);
+        let buffer = self.room(256);
+        let args = [fd(file), empty.into(), libc::AT_EMPTY_PATH.into(), mask.into(), buffer.into()];
+        self.call(libc::SYS_statx, args);
+        buffer
     }
 
     /// `close`.
@@ -161,6 +176,17 @@ impl Program {
 
 /// # Mounts
 impl Program {
+    /// `open_tree` of a path, symbolic links followed: a detached copy of what is mounted there, with the mounts below
+    /// it if `recursive`. Compare its identity before it is attached. Since Linux 5.2.
+    pub fn open_tree(&mut self, path: &CStr, recursive: bool) -> Slot {
+        let path = self.text(path);
+        let mut flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
+        if recursive {
+            flags |= libc::AT_RECURSIVE as u32;
+        }
+        self.call(libc::SYS_open_tree, [fd(Fd::CWD), path.into(), flags.into()])
+    }
+
     /// `open_tree` of an open descriptor: a detached copy of its mount, with those below it if `recursive`.
     /// Since Linux 5.2.
     pub fn clone_tree(&mut self, source: impl Into<Fd>, recursive: bool) -> Slot {
@@ -193,9 +219,15 @@ impl Program {
 
     /// `move_mount` onto an absolute path: for the root, which needs no resolving.
     pub fn move_mount_to(&mut self, mount: impl Into<Fd>, path: &CStr) {
+        self.move_mount_at(mount, Fd::CWD, path);
+    }
+
+    /// `move_mount` onto a path below an open directory. Only the last component is kept from being a symbolic link:
+    /// for trees that the program made itself.
+    pub fn move_mount_at(&mut self, mount: impl Into<Fd>, dir: impl Into<Fd>, path: &CStr) {
         let (from, to) = (self.text(EMPTY), self.text(path));
         let flags = libc::MOVE_MOUNT_F_EMPTY_PATH;
-        self.call(libc::SYS_move_mount, [fd(mount), from.into(), fd(Fd::CWD), to.into(), flags.into()]);
+        self.call(libc::SYS_move_mount, [fd(mount), from.into(), fd(dir), to.into(), flags.into()]);
     }
 
     /// `fsopen`. Since Linux 5.2.
@@ -362,6 +394,11 @@ impl Program {
 
 /// # The process
 impl Program {
+    /// `getpid`. With [`Program::branch`] it is an unconditional jump: a pid is above zero.
+    pub fn getpid(&mut self) -> Slot {
+        self.call(libc::SYS_getpid, [] as [Arg; 0])
+    }
+
     /// `setsid`.
     pub fn setsid(&mut self) {
         self.call(libc::SYS_setsid, [] as [Arg; 0]);

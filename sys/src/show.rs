@@ -76,6 +76,7 @@ const SHAPES: &[(i64, &str, &[Kind])] = &[
     (libc::SYS_setresuid, "setresuid", &[Int, Int, Int]),
     (libc::SYS_keyctl, "keyctl", &[Name(KEYCTL), Address]),
     (libc::SYS_seccomp, "seccomp", &[Name(SECCOMP), Flags(SECCOMP_FLAGS), Address]),
+    (libc::SYS_getpid, "getpid", &[]),
     (libc::SYS_setsid, "setsid", &[]),
     (libc::SYS_setpgid, "setpgid", &[Int, Int]),
     (libc::SYS_umask, "umask", &[Octal]),

@@ -1,6 +1,9 @@
 //! What the tests of this crate share.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+#[path = "sys.rs"]
+pub(crate) mod sys;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 

@@ -1,21 +1,16 @@
 //! Processes held by descriptor, against the real kernel.
 
-mod common;
-
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
 
-use common::{Reaped, again, inside, is_root, skip};
+use crate::common::{Reaped, again, inside, is_root, root, skip};
+use crate::sys::pidfd_open;
 use palisade_procinfo::{
     DescriptorKind, ErrorKind, NamespaceKind, ProcRoot, Resource, SeccompMode, Setgroups, State,
 };
-
-fn root() -> ProcRoot {
-    ProcRoot::host().expect("/proc")
-}
 
 #[test]
 fn own_status_is_what_the_system_calls_say() {
@@ -40,8 +35,8 @@ fn own_status_is_what_the_system_calls_say() {
 /// What `id` says: it inherits the ids of this process.
 fn nix_ids(option: &str) -> Vec<u32> {
     let args: Vec<&str> = if option == "-ru" { vec!["-r", "-u"] } else { vec![option] };
-    let out = Command::new("id").args(args).output().unwrap();
-    String::from_utf8(out.stdout).unwrap().split_whitespace().map(|n| n.parse().unwrap()).collect()
+    let out = Command::new("id").args(args).output().expect("id");
+    String::from_utf8_lossy(&out.stdout).split_whitespace().map(|n| n.parse().expect("a number")).collect()
 }
 
 #[test]
@@ -82,7 +77,7 @@ fn a_reaped_process_is_gone_and_a_zombie_is_not() {
 
 #[test]
 fn a_pid_used_again_is_another_process() {
-    let test = "a_pid_used_again_is_another_process";
+    let test = "process::a_pid_used_again_is_another_process";
     if !inside(test) {
         again(test, &["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]);
         return;
@@ -90,7 +85,7 @@ fn a_pid_used_again_is_another_process() {
     let mut first = Reaped::sleep();
     let pid = first.pid();
     let held = root().process(pid).unwrap();
-    let pidfd = pidfd_of(pid);
+    let pidfd = pidfd_open(pid);
     assert_eq!(root().process_of_pidfd(&pidfd).unwrap().pid(), pid);
     first.end();
     let second = loop {
@@ -105,25 +100,6 @@ fn a_pid_used_again_is_another_process() {
     assert_eq!(held.exe().unwrap_err().kind(), ErrorKind::Gone);
     assert_eq!(root().process_of_pidfd(&pidfd).unwrap_err().kind(), ErrorKind::Gone);
     assert_eq!(root().process(pid).unwrap().status().unwrap().pid, pid);
-}
-
-/// A pidfd by way of fdinfo's own test object: std has no stable call for it.
-fn pidfd_of(pid: u32) -> OwnedFd {
-    use std::os::fd::FromRawFd;
-    let fd = nix_pidfd_open(pid);
-    assert!(fd >= 0, "pidfd_open: {}", std::io::Error::last_os_error());
-    #[expect(unsafe_code, reason = "a descriptor that the call before has just made")]
-    // SAFETY: nothing else owns this new descriptor.
-    unsafe {
-        OwnedFd::from_raw_fd(fd)
-    }
-}
-
-fn nix_pidfd_open(pid: u32) -> i32 {
-    #[expect(unsafe_code, reason = "pidfd_open has no wrapper in nix or std")]
-    // SAFETY: pidfd_open takes two integers and touches no memory.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    i32::try_from(fd).unwrap()
 }
 
 #[test]
@@ -217,10 +193,10 @@ fn descriptors_have_kinds_targets_and_flags() {
     std::fs::remove_file(dir.path().join("b")).unwrap();
     let folder = File::open(dir.path()).unwrap();
     let null = File::open("/dev/null").unwrap();
-    let (reader, _writer) = std::io::pipe().unwrap();
+    let (reader, _writer) = nix::unistd::pipe().unwrap();
     let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
     let ns = File::open("/proc/self/ns/uts").unwrap();
-    let pidfd = pidfd_of(std::process::id());
+    let pidfd = pidfd_open(std::process::id());
     let all = root().myself().unwrap().descriptors().unwrap();
     let of = |fd: i32| all.iter().find(|d| i32::try_from(d.number) == Ok(fd)).unwrap();
 
@@ -252,7 +228,7 @@ fn descriptors_have_kinds_targets_and_flags() {
 
 #[test]
 fn what_an_ordinary_user_may_not_read_is_denied_part_by_part() {
-    let test = "what_an_ordinary_user_may_not_read_is_denied_part_by_part";
+    let test = "process::what_an_ordinary_user_may_not_read_is_denied_part_by_part";
     if inside(test) {
         // The parent is a process of root; pid 1 may be hidden or belong to this user too.
         let parent = root().myself().unwrap().status().unwrap().ppid;
@@ -274,7 +250,7 @@ fn what_an_ordinary_user_may_not_read_is_denied_part_by_part() {
 
 #[test]
 fn a_mount_over_a_process_file_is_noticed() {
-    let test = "a_mount_over_a_process_file_is_noticed";
+    let test = "process::a_mount_over_a_process_file_is_noticed";
     if !inside(test) {
         again(test, &["unshare", "--user", "--map-root-user", "--mount", "--pid", "--fork", "--mount-proc"]);
         return;

@@ -1,29 +1,34 @@
-//! What the test binaries share.
-#![allow(dead_code, reason = "each binary uses a part")]
+//! What the tests share.
 
 use std::process::{Child, Command, Stdio};
 
+use palisade_procinfo::ProcRoot;
+
 /// Says why a test does not run here; fails instead where the machine promised the capability.
-pub fn skip(capability: &str, reason: &str) {
+pub(crate) fn skip(capability: &str, reason: &str) {
     let required = std::env::var("PALISADE_TEST_REQUIRE").unwrap_or_default();
     assert!(!required.split(',').any(|c| c == capability), "{capability} is required here, but: {reason}");
     eprintln!("SKIP {reason}");
 }
 
+pub(crate) fn root() -> ProcRoot {
+    ProcRoot::host().expect("/proc")
+}
+
 /// A child process that does not outlive the test.
-pub struct Reaped(pub Child);
+pub(crate) struct Reaped(pub(crate) Child);
 
 impl Reaped {
-    pub fn spawn(command: &mut Command) -> Self {
+    pub(crate) fn spawn(command: &mut Command) -> Self {
         Self(command.spawn().expect("spawn"))
     }
-    pub fn sleep() -> Self {
+    pub(crate) fn sleep() -> Self {
         Self::spawn(Command::new("sleep").arg("600").stdin(Stdio::null()))
     }
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.0.id()
     }
-    pub fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         self.0.kill().expect("kill");
         self.0.wait().expect("wait");
     }
@@ -36,13 +41,13 @@ impl Drop for Reaped {
     }
 }
 
-pub fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0)
 }
 
 /// Runs one test of this binary again, under another program (`unshare …`, `setpriv …`). In that run `inside` is
 /// true and the test does its work; here it returns what the run printed. `None`: the wrapper does not work here.
-pub fn again(test: &str, wrapper: &[&str]) -> Option<()> {
+pub(crate) fn again(test: &str, wrapper: &[&str]) -> Option<()> {
     let (program, arguments) = wrapper.split_first().expect("a wrapper");
     let works = Command::new(program).args(arguments).arg("true").output().is_ok_and(|o| o.status.success());
     if !works {
@@ -65,6 +70,6 @@ pub fn again(test: &str, wrapper: &[&str]) -> Option<()> {
     Some(())
 }
 
-pub fn inside(test: &str) -> bool {
+pub(crate) fn inside(test: &str) -> bool {
     std::env::var("PALISADE_INSIDE").is_ok_and(|t| t == test)
 }
