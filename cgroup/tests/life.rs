@@ -284,26 +284,12 @@ fn a107_a_cgroup_namespace_hides_the_way_up() {
     assert_eq!(run_in(&leaf, script).code(), Some(0));
 }
 
+/// Ten thousand groups come and go.
 #[test]
-fn four_threads_leave_an_empty_tree() {
+fn stress_four_threads_leave_an_empty_tree() {
     let Some(home) = playground("cycles") else { return };
-    // 10,000 natively; the emulated machine is ten times slower.
-    let cycles: usize =
-        std::env::var("PALISADE_CGROUP_CYCLES").ok().and_then(|n| n.parse().ok()).unwrap_or(400);
-    std::thread::scope(|s| {
-        for _ in 0..4 {
-            s.spawn(|| {
-                for _ in 0..cycles / 4 {
-                    let leaf = home.create_unique("cycle", &Limits::new()).expect("created");
-                    let mut c = std::process::Command::new("/bin/true");
-                    leaf.confine(&mut c).expect("may enter");
-                    assert!(c.status().expect("runs").success());
-                    leaf.remove().expect("removed");
-                }
-            });
-        }
-    });
-    assert_eq!(home.children().expect("readable").len(), 0);
+    let emulated = std::env::var_os("PALISADE_TEST_SCALE").is_some();
+    common::cycles(&home, &Limits::new(), if emulated { 500 } else { 10_000 });
 }
 
 /// Moving everybody out of the root of the system would be a disaster, and nobody needs it.

@@ -172,7 +172,7 @@ fn the_sixth_task_is_refused() {
 
 /// Lab 46.
 #[test]
-fn cpu_max_gives_three_quarters_of_a_cpu() {
+fn stress_cpu_max_gives_three_quarters_of_a_cpu() {
     let Some(home) = playground_with("cpumax", &[Controller::CPU]) else { return };
     let max = docker::cpu_max(750_000_000, 1).expect("in range").expect("set");
     let leaf = home.create("leaf", &Limits::new().cpu_max(max)).expect("created");
@@ -188,7 +188,7 @@ fn cpu_max_gives_three_quarters_of_a_cpu() {
 
 /// Lab 45: by the new formula 1024 and 512 shares are 100 and 59.
 #[test]
-fn weights_share_one_cpu_in_their_ratio() {
+fn stress_weights_share_one_cpu_in_their_ratio() {
     let Some(home) = playground_with("weights", &[Controller::CPU, Controller::CPUSET]) else { return };
     let one =
         home.create("one-cpu", &Limits::new().cpuset_cpus(&"0".parse().expect("a set"))).expect("created");
@@ -236,7 +236,7 @@ fn a_cpuset_keeps_to_its_cpu() {
 }
 
 #[test]
-fn io_max_throttles() {
+fn stress_io_max_throttles() {
     let Some(home) = playground_with("io", &[Controller::IO]) else { return };
     let Ok(disk) = DeviceNumber::of_node("/dev/vda") else { return skip("disk", "no /dev/vda") };
     if !common::is_root() || std::fs::File::open("/dev/vda").is_err() {
@@ -397,4 +397,11 @@ fn an_invalid_partition_is_an_error() {
     assert!(!common::exists(&home.path().join("leaf")));
     let member = limits.cpuset_partition(Partition::Member);
     home.create("leaf", &member).expect("an ordinary group");
+}
+
+/// As natively, with limits to be written and verified each time.
+#[test]
+fn stress_four_threads_with_limits_leave_an_empty_tree() {
+    let Some(home) = memory_home("cycles") else { return };
+    common::cycles(&home, &tight().pids_max(8), 500);
 }
