@@ -1,6 +1,7 @@
 //! A handle to a group: opening, looking around, moving processes in.
 
 use std::ffi::OsStr;
+use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -40,6 +41,18 @@ pub enum Kind {
     DomainInvalid,
     /// A group of threads.
     Threaded,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Kind::Root => "root",
+            Kind::Domain => "domain",
+            Kind::DomainThreaded => "domain threaded",
+            Kind::DomainInvalid => "domain invalid",
+            Kind::Threaded => "threaded",
+        })
+    }
 }
 
 impl FromStr for Kind {

@@ -91,9 +91,16 @@ impl Dir {
     pub(crate) fn read(&self, name: &str) -> Result<Vec<u8>> {
         let fail = |errno| self.explain("read", name, errno);
         let mut file = self.file(name, OFlag::O_RDONLY).map_err(|e| fail(e as i32))?;
-        let mut text = Vec::new();
-        file.read_to_end(&mut text).map_err(|e| fail(e.raw_os_error().unwrap_or(0)))?;
-        Ok(text)
+        // Not read_to_end: it asks for the size first, which the kernel does not know.
+        let (mut text, mut part) = (Vec::new(), [0; 4096]);
+        loop {
+            match file.read(&mut part) {
+                Ok(0) => return Ok(text),
+                Ok(n) => text.extend_from_slice(&part[..n]),
+                Err(e) if e.kind() == IoKind::Interrupted => {}
+                Err(e) => return Err(fail(e.raw_os_error().unwrap_or(libc::EIO))),
+            }
+        }
     }
 
     /// One write of the whole value, as control files want it. An empty value is written as a line break, since a

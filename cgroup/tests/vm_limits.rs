@@ -179,10 +179,14 @@ fn stress_cpu_max_gives_three_quarters_of_a_cpu() {
     let child = spinner(&leaf);
     until("it has begun", || leaf.cpu_stat().expect("readable").nr_throttled > 2);
     let mut sampler = Sampler::new(&leaf).expect("readable");
-    std::thread::sleep(Duration::from_secs(4));
-    let usage = sampler.usage().expect("readable");
-    assert!((70.0..=80.0).contains(&usage.cpu_percent), "{usage}");
-    assert!(usage.throttled > 0.5, "{usage:?}");
+    // Never more; and as much, once the machine has that much to give.
+    let kept = (0..15).any(|_| {
+        std::thread::sleep(Duration::from_secs(3));
+        let usage = sampler.usage().expect("readable");
+        assert!(usage.cpu_percent <= 80.0, "{usage}");
+        usage.cpu_percent >= 70.0 && usage.throttled > 0.5
+    });
+    assert!(kept, "{:?}", leaf.cpu_stat());
     end(leaf, vec![child]);
 }
 
