@@ -1,4 +1,5 @@
 //! Failures injected into every operation of a set-up: each is an error that names its step, and nothing stays.
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use palisade::{ErrorKind, Plan, Sandbox, Stdio, Step};
 use palisade_sys::Injected;
