@@ -83,8 +83,9 @@ impl Dir {
         faccessat(&self.fd, name, AccessFlags::F_OK, AtFlags::empty()).is_ok()
     }
 
-    pub(crate) fn writable(&self, name: &str) -> bool {
-        faccessat(&self.fd, name, AccessFlags::W_OK, AtFlags::AT_EACCESS).is_ok()
+    /// Whether the caller may write to a file, by its effective ids and the mount.
+    pub(crate) fn writable(&self, name: &str) -> Result<(), Errno> {
+        faccessat(&self.fd, name, AccessFlags::W_OK, AtFlags::AT_EACCESS)
     }
 
     /// The whole content of a control file.

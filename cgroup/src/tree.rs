@@ -2,10 +2,12 @@
 
 use std::ffi::OsStr;
 
+use nix::errno::Errno;
+
 use crate::cgroup::{Cgroup, Kind};
 use crate::controller::{Controller, Controllers};
 use crate::dir::check_name;
-use crate::error::{DELEGATE_HINT, Error, ErrorKind, Result};
+use crate::error::{DELEGATE_HINT, Error, ErrorKind, READ_ONLY_HINT, Result};
 use crate::hierarchy::{held_by_v1, read_proc};
 use crate::sys;
 
@@ -38,11 +40,19 @@ impl Cgroup {
         }
         if let Some(above) = own.parent()? {
             let inside = !systemd || above.marked_delegated()?;
-            if inside && above.is_writable() && above.kind()? != Kind::Threaded && above.procs()?.is_empty() {
+            if inside
+                && above.writable().is_ok()
+                && above.kind()? != Kind::Threaded
+                && above.procs()?.is_empty()
+            {
                 return Ok(above);
             }
         }
-        if own.is_writable() { Ok(own) } else { refused(DELEGATE_HINT) }
+        match own.writable() {
+            Ok(()) => Ok(own),
+            Err(Errno::EROFS) => refused(READ_ONLY_HINT),
+            Err(_) => refused(DELEGATE_HINT),
+        }
     }
 
     /// Whether this group or one above it carries systemd's mark.
@@ -59,8 +69,8 @@ impl Cgroup {
         Ok(false)
     }
 
-    fn is_writable(&self) -> bool {
-        [".", "cgroup.procs", "cgroup.subtree_control"].iter().all(|f| self.dir.writable(f))
+    fn writable(&self) -> Result<(), Errno> {
+        [".", "cgroup.procs", "cgroup.subtree_control"].iter().try_for_each(|f| self.dir.writable(f))
     }
 
     /// Hands controllers on to the groups below this one, enabling them in the groups above first where they lack.
@@ -177,7 +187,7 @@ impl Cgroup {
             return Ok(());
         }
         match self.dir.mkdir(name) {
-            Ok(()) | Err(nix::errno::Errno::EEXIST) => {}
+            Ok(()) | Err(Errno::EEXIST) => {}
             Err(e) => return Err(Error::os("create group", &self.path().join(name), e as i32)),
         }
         let leaf = self.child(name)?;

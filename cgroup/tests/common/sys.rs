@@ -140,3 +140,22 @@ pub(crate) fn fork_idle(n: usize) -> io::Result<()> {
     }
     Ok(())
 }
+
+/// Gives the calling process a mount table of its own in which the directory is read-only.
+pub(crate) fn make_read_only(path: &std::ffi::CStr) -> io::Result<()> {
+    let none: *const libc::c_char = std::ptr::null();
+    let mount = |source: *const libc::c_char, target: *const libc::c_char, flags| {
+        // SAFETY: C strings or null, as mount(2) takes them, in a mount namespace of this process alone.
+        match unsafe { libc::mount(source, target, none, flags, std::ptr::null()) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: takes a number.
+    if unsafe { libc::unshare(libc::CLONE_NEWNS) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    mount(none, c"/".as_ptr(), libc::MS_REC | libc::MS_PRIVATE)?;
+    mount(path.as_ptr(), path.as_ptr(), libc::MS_BIND | libc::MS_REC)?;
+    mount(none, path.as_ptr(), libc::MS_BIND | libc::MS_REMOUNT | libc::MS_RDONLY)
+}
