@@ -116,7 +116,7 @@ fn a_frozen_cgroup_ends_the_setup_at_its_timeout() {
     let error = sandbox.command("/bin/true").spawn().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SetupTimeout, "{error}");
     std::fs::write(frozen.path().join("cgroup.freeze"), "0").unwrap();
-    assert!(wait_until(Duration::from_secs(10), || frozen.children().unwrap().is_empty()));
+    assert!(wait_until(Duration::from_secs(10), || children(&frozen) == 0));
 }
 
 /// A110: a limit that can't be had is an error, and nothing runs without it.
@@ -127,9 +127,7 @@ fn a_limit_that_does_not_exist_is_an_error_before_anything_runs() {
     let error = builder(&parent, limits).build().unwrap().command("/bin/true").spawn().unwrap_err();
     assert_eq!(error.step(), palisade::Step::Cgroup, "{error}");
     assert!(error.to_string().contains("hugetlb"), "{error}");
-    let below =
-        || parent.children().unwrap().iter().flat_map(|group| group.children().unwrap_or_default()).count();
-    assert!(wait_until(Duration::from_secs(10), || below() == 0));
+    assert!(wait_until(Duration::from_secs(10), || children(&parent) == 0));
 }
 
 /// Two limits of one parent do not mix, and nothing is left of 100 spawns from 4 threads.
