@@ -5,6 +5,7 @@
 
 use std::ffi::CString;
 
+use palisade_creds::first_identity;
 use palisade_sys::{FD_CONTROL, FD_PASSED, Fd, OpenHow, Place, Program, Step};
 
 use crate::prepare::Prepared;
@@ -50,9 +51,12 @@ const TRY_NEXT: &[i32] = &[libc::ENOENT, libc::ENOTDIR, libc::EACCES, libc::ESTA
 /// The stage's program.
 pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload) -> Program {
     let identity = &sandbox.identity;
-    let capabilities = sandbox.capabilities.bits();
-    let during = capabilities | sandbox.setup_capabilities.bits();
-    let (uid, gid) = (identity.uid.as_raw(), identity.gid.as_raw());
+    let during = sandbox.setup_capabilities.bits();
+    let fragment = |p: &mut Program, wanted: Step| {
+        for (_, program) in sandbox.credentials.programs().filter(|(step, _)| *step == wanted) {
+            p.append(program);
+        }
+    };
     let mut p = Program::new();
 
     p.at(Step::Baseline, "");
@@ -70,9 +74,7 @@ pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload) -> Program {
         p.read_exact(Fd::number(FD_CONTROL), go);
     }
     if sandbox.maps.is_some() && identity.change {
-        p.at(Step::FirstIdentity, format!("{uid}:{gid}"));
-        p.setresgid(gid);
-        p.setresuid(uid);
+        p.append(&first_identity(identity.uid, identity.gid));
         // The change of ids has cleared it.
         parent_death(&mut p);
     }
@@ -102,28 +104,9 @@ pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload) -> Program {
         None => p.umask(umask),
     };
 
-    p.at(Step::BoundingSet, "");
-    p.prctl_each(sandbox.supported.bits() & !capabilities, libc::PR_CAPBSET_DROP, None);
-
-    if identity.change {
-        p.at(Step::Identity, format!("{uid}:{gid}"));
-        // Leaving id 0 would drop what the payload is to keep.
-        p.prctl(libc::PR_SET_KEEPCAPS, [1, 0, 0, 0]);
-        if identity.drop_groups {
-            p.setgroups(&[]);
-        }
-        p.setresgid(gid);
-        p.setresuid(uid);
-        p.prctl(libc::PR_SET_KEEPCAPS, [0; 4]);
-    }
-
-    p.at(Step::Capabilities, "");
-    // Under an id that is not 0, exec keeps only what is inheritable and ambient too.
-    let ambient = if uid == 0 { 0 } else { capabilities };
-    p.capset(capabilities, capabilities, ambient);
-    if ambient != 0 {
-        p.prctl_each(ambient, libc::PR_CAP_AMBIENT, Some(libc::PR_CAP_AMBIENT_RAISE as u64));
-    }
+    fragment(&mut p, Step::BoundingSet);
+    fragment(&mut p, Step::Identity);
+    fragment(&mut p, Step::Capabilities);
 
     p.at(Step::ParentDeath, "");
     if sandbox.lifetime == Lifetime::Detached {
@@ -134,10 +117,7 @@ pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload) -> Program {
     // A hang-up: the host program died before the signal was armed.
     p.no_event_on(FD_CONTROL);
 
-    if sandbox.no_new_privs {
-        p.at(Step::NoNewPrivs, "");
-        p.prctl(libc::PR_SET_NO_NEW_PRIVS, [1, 0, 0, 0]);
-    }
+    fragment(&mut p, Step::NoNewPrivs);
 
     descriptors(&mut p, payload, sandbox.view.trees.len() as i32);
 

@@ -62,12 +62,14 @@ impl Plan {
     pub(crate) fn new(sandbox: &Sandbox, payload: &Payload, handling: Handling) -> Self {
         let Handling { stdio, descriptors, timeout, output_limit } = handling;
         let prepared = &sandbox.prepared;
-        let capabilities = prepared.capabilities | prepared.setup_capabilities;
         Self {
             clone_flags: prepared.namespaces.bits(),
             namespaces: prepared.namespaces,
             cgroup: prepared.cgroup.clone(),
-            prologue: Prologue::new(prepared.view.trees.len() + descriptors.len(), capabilities.bits()),
+            prologue: Prologue::new(
+                prepared.view.trees.len() + descriptors.len(),
+                prepared.setup_capabilities.bits(),
+            ),
             sources: prepared.view.sources.clone(),
             source_slots: prepared.view.trees.clone(),
             maps: prepared.maps.clone(),

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use palisade_cgroup::{Cgroup, Limits};
 use palisade_creds::{
-    Capability, CapabilitySet, Gid, IdMap, Maps, PreparedMaps, Setgroups, ThreadCapabilities, Uid,
+    Capability, CapabilitySet, Credentials, Gid, IdMap, Maps, PreparedIdentity, PreparedMaps, Setgroups,
+    ThreadCapabilities, Uid,
 };
 use palisade_fsroot::{Mount, PreparedRoot, Root};
 use palisade_ns::{Hostname, Namespace, Namespaces, loopback_up};
@@ -30,12 +31,9 @@ pub(crate) struct Prepared {
     pub(crate) network: Option<Program>,
     pub(crate) identity: Identity,
     pub(crate) maps: Option<PreparedMaps>,
-    pub(crate) capabilities: CapabilitySet,
-    /// What set-up itself needs, beside those.
+    pub(crate) credentials: PreparedIdentity,
+    /// What set-up needs, the payload's own included.
     pub(crate) setup_capabilities: CapabilitySet,
-    /// Every capability that the running kernel has.
-    pub(crate) supported: CapabilitySet,
-    pub(crate) no_new_privs: bool,
     pub(crate) filter: Option<Program>,
     pub(crate) env: Vec<(OsString, OsString)>,
     pub(crate) limits: Vec<(Resource, u64, u64)>,
@@ -118,10 +116,10 @@ impl Prepared {
             conflicts.check("capabilities", spec.capabilities.check_available(supported));
         }
         conflicts.finish()?;
-        let (Some(hostname), Some((maps, identity)), Some(supported)) = (hostname, identity, supported)
-        else {
+        let (Some(hostname), Some((maps, identity))) = (hostname, identity) else {
             return Err(Error::invalid("a conflict without words"));
         };
+        let credentials = credentials(&spec, &identity, maps.as_ref())?;
 
         let maps = maps.map(|maps| maps.prepare()).transpose().map_err(|error| {
             let errno = error.errno();
@@ -154,9 +152,11 @@ impl Prepared {
         if new(Namespace::Net) {
             setup = setup.with(Capability::NetAdmin);
         }
-        if identity.change {
+        if identity.change && maps.is_some() {
+            // The first identity, before files are made.
             setup = setup.with(Capability::Setuid).with(Capability::Setgid);
         }
+        setup = setup | credentials.needs() | spec.capabilities;
 
         let limits = with_default_limits(&spec, new(Namespace::User))?;
         Ok(Self {
@@ -168,10 +168,8 @@ impl Prepared {
             network: new(Namespace::Net).then(loopback_up),
             identity,
             maps,
-            capabilities: spec.capabilities,
+            credentials,
             setup_capabilities: setup,
-            supported,
-            no_new_privs: !spec.privilege_escalation,
             filter: filter.map(|filter| Install::new(&filter).keep_privileges().prepare()),
             env: base_env(&spec),
             limits,
@@ -255,6 +253,33 @@ fn choose_identity(
     // Denied for a single id of an ordinary caller: then the caller's groups stay.
     let drop_groups = maps.setgroups() == Setgroups::Allow;
     Some((Some(maps), Identity { uid, gid, change: change || drop_groups, drop_groups }))
+}
+
+/// The change from what the stage is, once it has its first identity, to what the payload is to be.
+fn credentials(spec: &Spec, identity: &Identity, maps: Option<&Maps>) -> Result<PreparedIdentity> {
+    let (uid, gid) = (identity.uid, identity.gid);
+    let failed = |error: palisade_creds::Error| {
+        let errno = error.errno();
+        Error::from_source(ErrorKind::InvalidSpec, Step::Prepare, error, errno)
+    };
+    let mut who = palisade_creds::Identity::new()
+        .capabilities(spec.capabilities)
+        .allow_privilege_escalation(spec.privilege_escalation);
+    if uid != Uid::ROOT {
+        // Under an id that is not 0, exec keeps only what is ambient.
+        who = who.ambient(spec.capabilities);
+    }
+    if identity.change {
+        who = who.ids(uid, gid);
+        if !identity.drop_groups {
+            who = who.keep_groups();
+        }
+    }
+    let before = match maps {
+        Some(_) => Credentials::in_new_user_namespace(uid, gid),
+        None => Credentials::current(),
+    };
+    who.prepare_from(&before.map_err(failed)?, maps).map_err(failed)
 }
 
 fn check_namespaces(spec: &Spec, caller: &Caller, conflicts: &mut Conflicts) {
