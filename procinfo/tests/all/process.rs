@@ -294,7 +294,7 @@ fn every_file_of_a_child_is_read() {
     std::fs::create_dir(&cwd).unwrap();
     let mut child = Reaped::spawn(
         Command::new(&program)
-            .args(["-c", "exec 7>out; sleep 600 <&3 & echo $!; read x", "x y", ""])
+            .args(["-c", "exec 3<&0 7>out; cat <&3 & echo $!; read x", "x y", ""])
             .env_clear()
             .envs([("PATH", "/usr/bin:/bin"), ("K", "v=1\n2")])
             .current_dir(&cwd)
