@@ -3,6 +3,7 @@
 mod address;
 mod conntrack;
 mod error;
+pub mod iptables;
 mod link;
 mod name;
 mod neighbour;

@@ -22,7 +22,7 @@ pub(crate) fn set_option(socket: BorrowedFd<'_>, level: i32, option: i32, value:
             level,
             option,
             (&raw const value).cast(),
-            mem::size_of_val(&value) as libc::socklen_t,
+            size_of_val(&value) as libc::socklen_t,
         )
     })
     .map(drop)
@@ -119,7 +119,7 @@ fn helper(user: RawFd, net: RawFd, end: RawFd) -> ! {
         errno = unsafe { *libc::__errno_location() };
     }
     let mut control = Control([0; 64]);
-    let mut part = libc::iovec { iov_base: (&raw mut errno).cast(), iov_len: mem::size_of_val(&errno) };
+    let mut part = libc::iovec { iov_base: (&raw mut errno).cast(), iov_len: size_of_val(&errno) };
     // SAFETY: `msghdr` is plain old data for which all zero bytes are a valid value.
     let mut message: libc::msghdr = unsafe { mem::zeroed() };
     message.msg_iov = &raw mut part;
@@ -127,12 +127,12 @@ fn helper(user: RawFd, net: RawFd, end: RawFd) -> ! {
     if !failed {
         message.msg_control = control.0.as_mut_ptr().cast();
         // SAFETY: computes a constant from a constant.
-        message.msg_controllen = unsafe { libc::CMSG_SPACE(mem::size_of_val(&sockets) as u32) } as _;
+        message.msg_controllen = unsafe { libc::CMSG_SPACE(size_of_val(&sockets) as u32) } as _;
         // SAFETY: the control buffer is aligned, 64 bytes long and lives on this stack.
         let header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
         let filled = libc::cmsghdr {
             // SAFETY: computes a constant from a constant.
-            cmsg_len: unsafe { libc::CMSG_LEN(mem::size_of_val(&sockets) as u32) } as _,
+            cmsg_len: unsafe { libc::CMSG_LEN(size_of_val(&sockets) as u32) } as _,
             cmsg_level: libc::SOL_SOCKET,
             cmsg_type: libc::SCM_RIGHTS,
         };

@@ -18,7 +18,6 @@ pub use table::{
 };
 pub use value::{CtState, DataType, Protocol, Value};
 
-pub(crate) use rule::port_value;
 pub(crate) use value::icmp_by_name;
 
 use crate::error::{Error, Result};

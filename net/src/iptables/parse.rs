@@ -1,0 +1,690 @@
+//! Command lines.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use super::BuiltinTable;
+use crate::error::{Error, Result};
+use crate::name::{IfName, MacAddr};
+use crate::nft::{
+    CtState, Field, Match, NatTo, Policy, Protocol, RateUnit, Reject, Rule, Statement, Value, Verdict, icmp_by_name,
+};
+use crate::prefix::{IpPrefix, width};
+
+/// What a command line asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Command {
+    /// `-A`: a rule at the end.
+    Append {
+        /// The chain.
+        chain: String,
+        /// The rule.
+        rule: Box<Rule>,
+    },
+    /// `-I`: a rule before another.
+    Insert {
+        /// The chain.
+        chain: String,
+        /// The place that it will have, from 1.
+        number: usize,
+        /// The rule.
+        rule: Box<Rule>,
+    },
+    /// `-R`: a rule instead of another.
+    Replace {
+        /// The chain.
+        chain: String,
+        /// Its place, from 1.
+        number: usize,
+        /// The rule.
+        rule: Box<Rule>,
+    },
+    /// `-D`: removes a rule.
+    Delete {
+        /// The chain.
+        chain: String,
+        /// Which rule.
+        which: RuleNumber,
+    },
+    /// `-P`: what happens at the end of a built-in chain.
+    Policy {
+        /// The chain.
+        chain: String,
+        /// Accept or drop.
+        policy: Policy,
+    },
+    /// `-N`: makes a chain.
+    NewChain(String),
+    /// `-X`: deletes a chain, or all that are not built in.
+    DeleteChain(Option<String>),
+    /// `-F`: removes all rules of a chain, or of all chains.
+    Flush(Option<String>),
+}
+
+/// A rule to delete.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RuleNumber {
+    /// By its place, from 1.
+    Number(usize),
+    /// The first that says the same.
+    Like(Box<Rule>),
+}
+
+/// Reads a command line of iptables (`v4`) or ip6tables.
+///
+/// # Errors
+/// [`Invalid`](crate::ErrorKind::Invalid), naming the word that cannot be read or the option that is not known.
+pub fn parse(line: &str, v4: bool) -> Result<(BuiltinTable, Command)> {
+    let words = split_words(line)?;
+    let words = match words.first().map(String::as_str) {
+        Some("iptables" | "ip6tables") => {
+            if (words[0] == "iptables") != v4 {
+                return Err(Error::invalid(&words[0], "the program of the other family"));
+            }
+            &words[1..]
+        }
+        _ => &words[..],
+    };
+    Parser { words: words.iter().map(String::as_str).collect::<Vec<_>>().into_iter(), v4, spec: Spec::default() }.command()
+}
+
+/// Words as a shell would cut them: blanks separate, quotes keep together. Nothing is expanded.
+fn split_words(line: &str) -> Result<Vec<String>> {
+    let mut words = Vec::new();
+    let mut word: Option<String> = None;
+    let mut quote: Option<char> = None;
+    for c in line.chars() {
+        match (quote, c) {
+            (Some(q), _) if c == q => quote = None,
+            (Some(_), _) => word.get_or_insert_default().push(c),
+            (None, '"' | '\'') => {
+                quote = Some(c);
+                word.get_or_insert_default();
+            }
+            (None, ' ' | '\t' | '\n') => words.extend(word.take()),
+            (None, '$' | '`' | '\\' | ';' | '|' | '&' | '<' | '>') => {
+                return Err(Error::invalid(format_args!("{c:?} in {line:?}"), "plain words: this is not a shell"));
+            }
+            (None, _) => word.get_or_insert_default().push(c),
+        }
+    }
+    if quote.is_some() {
+        return Err(Error::invalid(format_args!("{line:?}"), "a closing quote"));
+    }
+    words.extend(word);
+    Ok(words)
+}
+
+enum Verb {
+    Append,
+    Insert(usize),
+    Replace(usize),
+    Delete(Option<usize>),
+    Policy(Policy),
+    New,
+    DeleteChain,
+    Flush,
+}
+
+/// A rule as it is being read; the parts come in any order.
+#[derive(Default)]
+struct Spec {
+    conditions: Vec<Match>,
+    protocol: Option<(Protocol, bool)>,
+    ports: Vec<(bool, bool, Vec<Value>)>,
+    limit: Option<(u64, RateUnit)>,
+    burst: u32,
+    comment: Option<String>,
+    target: Option<String>,
+    go: bool,
+    to: Option<String>,
+    reject_with: Option<String>,
+    log_prefix: Option<String>,
+    log_level: Option<u8>,
+    mark: Option<u32>,
+    notrack: bool,
+}
+
+struct Parser<'a> {
+    words: std::vec::IntoIter<&'a str>,
+    v4: bool,
+    spec: Spec,
+}
+
+impl<'a> Parser<'a> {
+    fn value(&mut self, option: &str) -> Result<&'a str> {
+        self.words.next().ok_or_else(|| Error::invalid(format_args!("option {option}"), "a value after it"))
+    }
+
+    fn optional(&mut self) -> Option<&'a str> {
+        let next = *self.words.as_slice().first()?;
+        if next.starts_with('-') || next == "!" {
+            return None;
+        }
+        self.words.next()
+    }
+
+    fn command(mut self) -> Result<(BuiltinTable, Command)> {
+        let mut table = BuiltinTable::Filter;
+        let mut verb: Option<(Verb, Option<String>)> = None;
+        let mut negated = false;
+        while let Some(word) = self.words.next() {
+            let mut set = |new: Verb, chain: Option<&str>| match verb.replace((new, chain.map(str::to_owned))) {
+                None => Ok(()),
+                Some(_) => Err(Error::invalid(word, "one command to a line")),
+            };
+            match word {
+                "!" if !negated => {
+                    negated = true;
+                    continue;
+                }
+                "-t" | "--table" => table = self.value(word)?.parse()?,
+                "-w" | "--wait" => {
+                    // Seconds may follow; there is no lock to wait for.
+                    if self.words.as_slice().first().is_some_and(|next| next.bytes().all(|b| b.is_ascii_digit())) {
+                        self.words.next();
+                    }
+                }
+                "-A" | "--append" => set(Verb::Append, Some(self.value(word)?))?,
+                "-I" | "--insert" => {
+                    let chain = self.value(word)?;
+                    let number = self.optional().map_or(Ok(1), |n| number(n, word))?;
+                    set(Verb::Insert(number), Some(chain))?;
+                }
+                "-R" | "--replace" => {
+                    let chain = self.value(word)?;
+                    let number = number(self.value(word)?, word)?;
+                    set(Verb::Replace(number), Some(chain))?;
+                }
+                "-D" | "--delete" => {
+                    let chain = self.value(word)?;
+                    let number = self.optional().map(|n| number(n, word)).transpose()?;
+                    set(Verb::Delete(number), Some(chain))?;
+                }
+                "-P" | "--policy" => {
+                    let chain = self.value(word)?;
+                    let policy = match self.value(word)? {
+                        "ACCEPT" => Policy::Accept,
+                        "DROP" => Policy::Drop,
+                        other => return Err(Error::invalid(format_args!("policy {other:?}"), "ACCEPT or DROP")),
+                    };
+                    set(Verb::Policy(policy), Some(chain))?;
+                }
+                "-N" | "--new-chain" => set(Verb::New, Some(self.value(word)?))?,
+                "-X" | "--delete-chain" => set(Verb::DeleteChain, self.optional())?,
+                "-F" | "--flush" => set(Verb::Flush, self.optional())?,
+                _ => {
+                    self.option(word, std::mem::take(&mut negated))?;
+                    continue;
+                }
+            }
+            if negated {
+                return Err(Error::invalid(format_args!("! before {word}"), "an option that can be negated"));
+            }
+        }
+        if negated {
+            return Err(Error::invalid("! at the end", "the option to negate"));
+        }
+        let (verb, chain) = verb.ok_or_else(|| Error::invalid("no command", "one of -A -I -R -D -P -N -X -F"))?;
+        if let Some(chain) = &chain {
+            check_chain(chain)?;
+        }
+        let named = || chain.clone().unwrap_or_default();
+        let has_rule = matches!(verb, Verb::Append | Verb::Insert(_) | Verb::Replace(_) | Verb::Delete(None));
+        let rule = Box::new(self.spec.finish(self.v4, table)?);
+        if !has_rule && *rule != Rule::new().counter() {
+            return Err(Error::invalid("a rule", "only -A, -I, -R and -D take one"));
+        }
+        let command = match verb {
+            Verb::Append => Command::Append { chain: named(), rule },
+            Verb::Insert(number) => Command::Insert { chain: named(), number, rule },
+            Verb::Replace(number) => Command::Replace { chain: named(), number, rule },
+            Verb::Delete(Some(number)) => Command::Delete { chain: named(), which: RuleNumber::Number(number) },
+            Verb::Delete(None) => Command::Delete { chain: named(), which: RuleNumber::Like(rule) },
+            Verb::Policy(policy) => Command::Policy { chain: named(), policy },
+            Verb::New => Command::NewChain(named()),
+            Verb::DeleteChain => Command::DeleteChain(chain),
+            Verb::Flush => Command::Flush(chain),
+        };
+        Ok((table, command))
+    }
+
+    fn push(&mut self, condition: Match, negated: bool) {
+        self.spec.conditions.push(if negated { condition.negated() } else { condition });
+    }
+
+    #[expect(clippy::too_many_lines, reason = "one arm to an option: the table of options itself")]
+    fn option(&mut self, word: &str, negated: bool) -> Result<()> {
+        let v4 = self.v4;
+        let positive = |ok: bool| if ok { Ok(()) } else { Err(Error::invalid(format_args!("! before {word}"), "an option that can be negated")) };
+        match word {
+            "-p" | "--protocol" | "--proto" => {
+                let text = self.value(word)?;
+                if text != "all" && text != "0" {
+                    let wrong = || Error::invalid(format_args!("protocol {text:?}"), "a name like tcp, or a number 1 to 255");
+                    let lower = text.to_ascii_lowercase();
+                    let found = Protocol::by_name(&lower).or_else(|| lower.parse().ok().map(Protocol)).ok_or_else(wrong)?;
+                    self.spec.protocol = Some((found, negated));
+                } else {
+                    positive(!negated)?;
+                }
+            }
+            "-s" | "--source" | "--src" | "-d" | "--destination" | "--dst" => {
+                let source = matches!(word, "-s" | "--source" | "--src");
+                let field = match (source, v4) {
+                    (true, true) => Field::Ipv4Source,
+                    (true, false) => Field::Ipv6Source,
+                    (false, true) => Field::Ipv4Destination,
+                    (false, false) => Field::Ipv6Destination,
+                };
+                let blocks = self.value(word)?.split(',').map(|s| block(s, v4)).collect::<Result<Vec<_>>>()?;
+                let condition = match blocks.as_slice() {
+                    [one] => Match::is(field, *one),
+                    many => Match::any_of(field, many.iter().copied()),
+                };
+                self.push(condition, negated);
+            }
+            "-i" | "--in-interface" | "-o" | "--out-interface" => {
+                let input = matches!(word, "-i" | "--in-interface");
+                let field = if input { Field::InputInterface } else { Field::OutputInterface };
+                let text = self.value(word)?;
+                match text.strip_suffix('+') {
+                    Some("") => positive(!negated)?,
+                    Some(beginning) => self.push(Match::is(field, Value::interfaces_beginning(beginning)?), negated),
+                    None => self.push(Match::is(field, IfName::new(text)?), negated),
+                }
+            }
+            "-m" | "--match" => {
+                const KNOWN: [&str; 14] = [
+                    "tcp", "udp", "sctp", "icmp", "icmp6", "icmpv6", "conntrack", "state", "multiport", "comment", "limit",
+                    "mark", "addrtype", "mac",
+                ];
+                let module = self.value(word)?;
+                positive(!negated)?;
+                if !KNOWN.contains(&module) {
+                    return Err(Error::invalid(format_args!("match module {module:?}"), format_args!("one of {}", KNOWN.join(", "))));
+                }
+            }
+            "--sport" | "--source-port" | "--dport" | "--destination-port" => {
+                let source = matches!(word, "--sport" | "--source-port");
+                let value = ports(self.value(word)?)?;
+                self.spec.ports.push((source, negated, vec![value]));
+            }
+            "--sports" | "--source-ports" | "--dports" | "--destination-ports" => {
+                let source = matches!(word, "--sports" | "--source-ports");
+                let values = self.value(word)?.split(',').map(ports).collect::<Result<Vec<_>>>()?;
+                self.spec.ports.push((source, negated, values));
+            }
+            "--ctstate" | "--state" => {
+                let mut bits = None;
+                for name in self.value(word)?.split(',') {
+                    let state = match name {
+                        "INVALID" => CtState::INVALID,
+                        "NEW" => CtState::NEW,
+                        "ESTABLISHED" => CtState::ESTABLISHED,
+                        "RELATED" => CtState::RELATED,
+                        "UNTRACKED" => CtState::UNTRACKED,
+                        _ => return Err(Error::invalid(format_args!("connection state {name:?}"), "NEW, ESTABLISHED, RELATED, INVALID or UNTRACKED")),
+                    };
+                    bits = Some(bits.map_or(state, |b| b | state));
+                }
+                let states = bits.ok_or_else(|| Error::invalid(word, "at least one state"))?;
+                self.push(Match::ct_state(states), negated);
+            }
+            "--syn" => self.push(Match::tcp_flags(0x17, 0x02), negated),
+            "--tcp-flags" => {
+                let (mask, set) = (tcp_flags(self.value(word)?)?, tcp_flags(self.value(word)?)?);
+                self.push(Match::tcp_flags(mask, set), negated);
+            }
+            "--icmp-type" | "--icmpv6-type" => {
+                if (word == "--icmp-type") != v4 {
+                    return Err(Error::invalid(word, "the option of the other family"));
+                }
+                let text = self.value(word)?;
+                let name = match text {
+                    "ping" => "echo-request",
+                    "pong" => "echo-reply",
+                    other => other,
+                };
+                let wrong = || Error::invalid(format_args!("ICMP type {text:?}"), "a number 0 to 255 or a name like echo-request");
+                let kind = name.parse().ok().or_else(|| icmp_by_name(v4, name)).ok_or_else(wrong)?;
+                let (field, value) =
+                    if v4 { (Field::IcmpType, Value::icmp_type(kind)) } else { (Field::Icmpv6Type, Value::icmpv6_type(kind)) };
+                self.push(Match::is(field, value), negated);
+            }
+            "--mark" => {
+                let (value, mask) = mark(self.value(word)?)?;
+                let condition = match mask {
+                    None => Match::is(Field::Mark, Value::mark(value)),
+                    Some(mask) => Match::mark_masked(mask, value),
+                };
+                self.push(condition, negated);
+            }
+            "--src-type" | "--dst-type" => {
+                let field = if word == "--src-type" { Field::SourceAddressType } else { Field::DestinationAddressType };
+                match self.value(word)? {
+                    "LOCAL" => self.push(Match::is(field, Value::local_address()), negated),
+                    other => return Err(Error::invalid(format_args!("address type {other:?}"), "LOCAL")),
+                }
+            }
+            "--mac-source" => {
+                let mac: MacAddr = self.value(word)?.parse()?;
+                self.push(Match::is(Field::EtherSource, mac), negated);
+            }
+            _ => {
+                positive(!negated)?;
+                self.plain_option(word)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Options that cannot be negated.
+    fn plain_option(&mut self, word: &str) -> Result<()> {
+        match word {
+            "--comment" => self.spec.comment = Some(self.value(word)?.to_owned()),
+            "--limit" => {
+                let text = self.value(word)?;
+                let wrong = || Error::invalid(format_args!("limit {text:?}"), "like 5/second, 10/minute, 3/hour or 1/day");
+                let (rate, unit) = text.split_once('/').unwrap_or((text, "second"));
+                let rate: u64 = rate.parse().ok().filter(|r| *r > 0).ok_or_else(wrong)?;
+                let mut units = [RateUnit::Second, RateUnit::Minute, RateUnit::Hour, RateUnit::Day].into_iter();
+                let mut names = ["second", "minute", "hour", "day"].into_iter();
+                let unit = loop {
+                    match (units.next(), names.next()) {
+                        (Some(found), Some(name)) if !unit.is_empty() && name.starts_with(unit) => break found,
+                        (Some(_), Some(_)) => {}
+                        _ => return Err(wrong()),
+                    }
+                };
+                self.spec.limit = Some((rate, unit));
+            }
+            "--limit-burst" => {
+                let text = self.value(word)?;
+                let wrong = || Error::invalid(format_args!("limit burst {text:?}"), "a number from 1");
+                self.spec.burst = text.parse().ok().filter(|b| *b > 0).ok_or_else(wrong)?;
+            }
+            "-j" | "--jump" => self.spec.target = Some(self.value(word)?.to_owned()),
+            "-g" | "--goto" => {
+                self.spec.target = Some(self.value(word)?.to_owned());
+                self.spec.go = true;
+            }
+            "--to" | "--to-destination" | "--to-source" | "--to-ports" => self.spec.to = Some(self.value(word)?.to_owned()),
+            "--reject-with" => self.spec.reject_with = Some(self.value(word)?.to_owned()),
+            "--log-prefix" => self.spec.log_prefix = Some(self.value(word)?.to_owned()),
+            "--log-level" => {
+                const LEVELS: [&str; 8] = ["emerg", "alert", "crit", "err", "warning", "notice", "info", "debug"];
+                let text = self.value(word)?;
+                let wrong = || Error::invalid(format_args!("log level {text:?}"), "0 to 7, or emerg to debug");
+                let by_name = LEVELS.iter().position(|name| *name == text).map(|n| n as u8);
+                self.spec.log_level = Some(by_name.or_else(|| text.parse().ok()).filter(|l| *l < 8).ok_or_else(wrong)?);
+            }
+            "--set-mark" | "--set-xmark" => match mark(self.value(word)?)? {
+                (value, None | Some(u32::MAX)) => self.spec.mark = Some(value),
+                _ => return Err(Error::invalid(word, "a mark without mask")),
+            },
+            "--notrack" => self.spec.notrack = true,
+            _ => return Err(Error::invalid(format_args!("option {word:?}"), "one that this vocabulary has")),
+        }
+        Ok(())
+    }
+}
+
+impl Spec {
+    fn finish(self, v4: bool, table: BuiltinTable) -> Result<Rule> {
+        let mut rule = Rule::new();
+        let with_ports = |p: Protocol| [Protocol::TCP, Protocol::UDP, Protocol::SCTP].contains(&p);
+        let protocol = self.protocol.filter(|(_, negated)| !negated).map(|(p, _)| p);
+        if !self.ports.is_empty() && !protocol.is_some_and(with_ports) {
+            return Err(Error::invalid("ports", "they need -p tcp, -p udp or -p sctp"));
+        }
+        for condition in self.conditions {
+            let needs = match condition.field() {
+                Field::TcpFlags => Some((Protocol::TCP, "TCP flags need -p tcp")),
+                Field::IcmpType => Some((Protocol::ICMP, "ICMP types need -p icmp")),
+                Field::Icmpv6Type => Some((Protocol::ICMPV6, "ICMP types need -p icmpv6")),
+                _ => None,
+            };
+            if let Some((_, words)) = needs.filter(|(p, _)| protocol != Some(*p)) {
+                return Err(Error::invalid("match", words));
+            }
+            rule = rule.matching(condition);
+        }
+        let mut protocol_said = false;
+        for (source, negated, values) in self.ports {
+            let field = if source { Field::SourcePort(protocol) } else { Field::DestinationPort(protocol) };
+            let condition = match values.as_slice() {
+                [one] => Match::is(field, one.clone()),
+                _ => Match::any_of(field, values),
+            };
+            protocol_said = true;
+            rule = rule.matching(if negated { condition.negated() } else { condition });
+        }
+        protocol_said |= rule.statements().iter().any(|s| {
+            matches!(s, Statement::Match(m) if matches!(m.field(), Field::TcpFlags | Field::IcmpType | Field::Icmpv6Type))
+        });
+        if let Some((protocol, negated)) = self.protocol.filter(|_| !protocol_said) {
+            let condition = Match::is(Field::Protocol, protocol);
+            rule = rule.matching(if negated { condition.negated() } else { condition });
+        }
+        if let Some((rate, unit)) = self.limit {
+            rule = rule.with(Statement::Limit { rate, unit, burst: self.burst.max(1), over: false });
+        }
+        // iptables counts what each rule matched.
+        rule = rule.counter();
+        let used = Used {
+            to: self.to.is_some(),
+            reject_with: self.reject_with.is_some(),
+            log: self.log_prefix.is_some() || self.log_level.is_some(),
+            mark: self.mark.is_some(),
+            notrack: self.notrack,
+        };
+        if let Some(target) = &self.target {
+            used.check(target)?;
+            rule = match target.as_str() {
+                _ if self.go => {
+                    check_chain(target)?;
+                    rule.with(Statement::Verdict(Verdict::Goto(target.clone())))
+                }
+                "ACCEPT" => rule.accept(),
+                "DROP" => rule.drop(),
+                "RETURN" => rule.with(Statement::Verdict(Verdict::Return)),
+                "REJECT" => rule.reject(reject(self.reject_with.as_deref(), v4, protocol)?),
+                "LOG" => rule.with(Statement::Log {
+                    prefix: self.log_prefix.filter(|p| !p.is_empty()),
+                    level: self.log_level.filter(|l| *l != 4),
+                    group: None,
+                }),
+                "MASQUERADE" => only(table, BuiltinTable::Nat, target).map(|()| rule.masquerade())?,
+                "SNAT" | "DNAT" => {
+                    only(table, BuiltinTable::Nat, target)?;
+                    let to = nat_target(self.to.as_deref(), v4, protocol.is_some_and(with_ports), target)?;
+                    rule.with(if target == "SNAT" { Statement::Snat(to) } else { Statement::Dnat(to) })
+                }
+                "REDIRECT" => {
+                    only(table, BuiltinTable::Nat, target)?;
+                    let port = self.to.as_deref().map(port).transpose()?;
+                    if port.is_some() && !protocol.is_some_and(with_ports) {
+                        return Err(Error::invalid("REDIRECT to a port", "it needs -p tcp, -p udp or -p sctp"));
+                    }
+                    rule.with(Statement::Redirect(port))
+                }
+                "MARK" => {
+                    only(table, BuiltinTable::Mangle, target)?;
+                    let missing = || Error::invalid("MARK", "--set-mark VALUE");
+                    rule.with(Statement::SetMark(self.mark.ok_or_else(missing)?))
+                }
+                "NOTRACK" => only(table, BuiltinTable::Raw, target).map(|()| rule.with(Statement::NoTrack))?,
+                "CT" if self.notrack => only(table, BuiltinTable::Raw, target).map(|()| rule.with(Statement::NoTrack))?,
+                _ => {
+                    check_chain(target)?;
+                    rule.jump(target.clone())
+                }
+            };
+        } else {
+            used.check("")?;
+        }
+        Ok(match self.comment {
+            Some(comment) => rule.commented(comment),
+            None => rule,
+        })
+    }
+}
+
+/// Which options of targets were given: one that its target does not take would be ignored silently.
+struct Used {
+    to: bool,
+    reject_with: bool,
+    log: bool,
+    mark: bool,
+    notrack: bool,
+}
+
+impl Used {
+    fn check(&self, target: &str) -> Result<()> {
+        let stray = [
+            ("--to…", self.to && !["SNAT", "DNAT", "REDIRECT"].contains(&target)),
+            ("--reject-with", self.reject_with && target != "REJECT"),
+            ("--log-…", self.log && target != "LOG"),
+            ("--set-mark", self.mark && target != "MARK"),
+            ("--notrack", self.notrack && target != "CT"),
+        ];
+        match stray.iter().find(|(_, stray)| *stray) {
+            Some((option, _)) => Err(Error::invalid(format_args!("{option} with target {target:?}"), "the target that takes it")),
+            None => Ok(()),
+        }
+    }
+}
+
+fn only(table: BuiltinTable, wanted: BuiltinTable, target: &str) -> Result<()> {
+    if table == wanted {
+        Ok(())
+    } else {
+        Err(Error::invalid(format_args!("target {target} in table {table}"), format_args!("-t {wanted}")))
+    }
+}
+
+fn check_chain(name: &str) -> Result<()> {
+    let fine = (1..=28).contains(&name.len())
+        && !name.starts_with(['-', '!'])
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b))
+        && name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && !name.starts_with("__");
+    if fine {
+        Ok(())
+    } else {
+        Err(Error::invalid(format_args!("chain {name:?}"), "1 to 28 letters, digits, '_', '-' or '.', beginning with a letter"))
+    }
+}
+
+fn number(text: &str, option: &str) -> Result<usize> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| Error::invalid(format_args!("{text:?} after {option}"), "a rule number from 1"))
+}
+
+fn port(text: &str) -> Result<u16> {
+    let fine = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    text.parse().ok().filter(|_| fine).ok_or_else(|| Error::invalid(format_args!("port {text:?}"), "a number 0 to 65535"))
+}
+
+fn ports(text: &str) -> Result<Value> {
+    let Some((low, high)) = text.split_once(':') else { return port(text).map(Value::from) };
+    let low = if low.is_empty() { 0 } else { port(low)? };
+    let high = if high.is_empty() { u16::MAX } else { port(high)? };
+    if low > high {
+        return Err(Error::invalid(format_args!("ports {text:?}"), "the lower port first"));
+    }
+    Ok(Value::from(low..=high))
+}
+
+fn block(text: &str, v4: bool) -> Result<IpPrefix> {
+    let wrong = || Error::invalid(format_args!("address {text:?}"), if v4 { "like 10.0.0.0/8" } else { "like fd00::/8" });
+    let (addr, len) = match text.split_once('/') {
+        None => (text, None),
+        Some((addr, len)) => (addr, Some(len)),
+    };
+    let addr: IpAddr = addr.parse().map_err(|_| wrong())?;
+    if addr.is_ipv4() != v4 {
+        return Err(wrong());
+    }
+    let len = match len {
+        None => width(addr),
+        Some(len) if len.contains('.') && v4 => {
+            // A mask in dotted form must be ones followed by zeros.
+            let mask = len.parse::<Ipv4Addr>().map_err(|_| wrong())?.to_bits();
+            if mask.leading_ones() + mask.trailing_zeros() < 32 {
+                return Err(wrong());
+            }
+            mask.leading_ones() as u8
+        }
+        Some(len) if !len.is_empty() && len.bytes().all(|b| b.is_ascii_digit()) => len.parse().map_err(|_| wrong())?,
+        Some(_) => return Err(wrong()),
+    };
+    IpPrefix::containing(addr, len)
+}
+
+fn mark(text: &str) -> Result<(u32, Option<u32>)> {
+    let read = |text: &str| match text.strip_prefix("0x") {
+        Some(hex) if !hex.starts_with('+') => u32::from_str_radix(hex, 16).ok(),
+        _ => text.parse().ok(),
+    };
+    let (value, mask) = text.split_once('/').map_or((text, None), |(v, m)| (v, Some(m)));
+    let wrong = || Error::invalid(format_args!("mark {text:?}"), "VALUE or VALUE/MASK, decimal or 0x…");
+    let mask = mask.map(|m| read(m).ok_or_else(wrong)).transpose()?;
+    Ok((read(value).ok_or_else(wrong)?, mask))
+}
+
+fn tcp_flags(text: &str) -> Result<u8> {
+    let mut out = 0;
+    for name in text.split(',') {
+        out |= match name {
+            "FIN" => 1,
+            "SYN" => 2,
+            "RST" => 4,
+            "PSH" => 8,
+            "ACK" => 16,
+            "URG" => 32,
+            "ALL" => 63,
+            "NONE" => 0,
+            _ => return Err(Error::invalid(format_args!("TCP flag {name:?}"), "FIN, SYN, RST, PSH, ACK, URG, ALL or NONE")),
+        };
+    }
+    Ok(out)
+}
+
+fn reject(with: Option<&str>, v4: bool, protocol: Option<Protocol>) -> Result<Reject> {
+    let Some(with) = with else { return Ok(Reject::PortUnreachable) };
+    Ok(match (with, v4) {
+        ("tcp-reset", _) if protocol == Some(Protocol::TCP) => Reject::TcpReset,
+        ("tcp-reset", _) => return Err(Error::invalid("--reject-with tcp-reset", "it needs -p tcp")),
+        ("icmp-port-unreachable", true) | ("icmp6-port-unreachable", false) => Reject::PortUnreachable,
+        ("icmp-host-unreachable", true) | ("icmp6-addr-unreachable", false) => Reject::HostUnreachable,
+        ("icmp-admin-prohibited", true) | ("icmp6-adm-prohibited", false) => Reject::AdminProhibited,
+        ("icmp-net-unreachable", true) | ("icmp6-no-route", false) => Reject::NoRoute,
+        _ => return Err(Error::invalid(format_args!("--reject-with {with:?}"), "icmp-port-unreachable, icmp-admin-prohibited, tcp-reset …")),
+    })
+}
+
+/// `ADDRESS`, `ADDRESS:PORT`, `[ADDRESS]:PORT` or `ADDRESS-ADDRESS`.
+fn nat_target(text: Option<&str>, v4: bool, has_ports: bool, target: &str) -> Result<NatTo> {
+    let text = text.ok_or_else(|| Error::invalid(target, "an address after --to-destination or --to-source"))?;
+    let wrong = || Error::invalid(format_args!("{target} to {text:?}"), "ADDRESS, ADDRESS:PORT or ADDRESS-ADDRESS of the family");
+    let addr = |s: &str| s.parse::<IpAddr>().ok().filter(|a| a.is_ipv4() == v4);
+    if let Some(addr) = addr(text) {
+        return Ok(NatTo::Address(addr));
+    }
+    if let Ok(endpoint) = text.parse::<SocketAddr>() {
+        if endpoint.is_ipv4() != v4 {
+            return Err(wrong());
+        }
+        if !has_ports {
+            return Err(Error::invalid(format_args!("{target} to a port"), "it needs -p tcp, -p udp or -p sctp"));
+        }
+        return Ok(NatTo::Endpoint(endpoint));
+    }
+    let (low, high) = text.split_once('-').ok_or_else(wrong)?;
+    match (addr(low), addr(high)) {
+        (Some(low), Some(high)) if low <= high => Ok(NatTo::Addresses(low, high)),
+        _ => Err(wrong()),
+    }
+}
