@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::name::IfName;
 use crate::netlink::{Message, family_of, ip_bytes};
 use crate::netns::Netns;
-use crate::prefix::{IpPrefix, to_bits, from_bits, width};
+use crate::prefix::{IpPrefix, from_bits, to_bits, width};
 use crate::socket::Answer;
 
 const IFADDR: usize = 8;
@@ -41,8 +41,7 @@ impl InterfaceAddress {
     }
 }
 
-#[doc(hidden)]
-pub fn fuzz_address(data: &[u8]) {
+pub(crate) fn fuzz_address(data: &[u8]) {
     drop(InterfaceAddress::parse(&Answer { kind: libc::RTM_NEWADDR, body: data.to_vec() }));
 }
 

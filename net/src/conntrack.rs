@@ -110,7 +110,8 @@ fn tuple(attrs: &Attrs<'_>) -> Result<Option<Tuple>> {
     let (ip, proto) = (attrs.nested(CTA_TUPLE_IP)?, attrs.nested(CTA_TUPLE_PROTO)?);
     let source = ip.addr(CTA_IP_V4_SRC).or_else(|| ip.addr(CTA_IP_V6_SRC));
     let destination = ip.addr(CTA_IP_V4_DST).or_else(|| ip.addr(CTA_IP_V6_DST));
-    let (Some(source), Some(destination), Some(protocol)) = (source, destination, proto.u8(CTA_PROTO_NUM)) else {
+    let (Some(source), Some(destination), Some(protocol)) = (source, destination, proto.u8(CTA_PROTO_NUM))
+    else {
         return Ok(None);
     };
     let [id, kind, code] = if protocol == Protocol::ICMPV6.0 { CTA_PROTO_ICMPV6 } else { CTA_PROTO_ICMP };
@@ -126,7 +127,8 @@ fn tuple(attrs: &Attrs<'_>) -> Result<Option<Tuple>> {
 
 fn write_tuple(m: &mut Message, tuple: &Tuple) {
     let v4 = tuple.source.is_ipv4();
-    let (source, destination) = if v4 { (CTA_IP_V4_SRC, CTA_IP_V4_DST) } else { (CTA_IP_V6_SRC, CTA_IP_V6_DST) };
+    let (source, destination) =
+        if v4 { (CTA_IP_V4_SRC, CTA_IP_V4_DST) } else { (CTA_IP_V6_SRC, CTA_IP_V6_DST) };
     m.nest(CTA_TUPLE_IP, |m| {
         m.attr(source, &ip_bytes(tuple.source)).attr(destination, &ip_bytes(tuple.destination));
     });
@@ -140,7 +142,9 @@ fn write_tuple(m: &mut Message, tuple: &Tuple) {
         match icmp {
             Some([id, kind, code]) => {
                 let [icmp_type, icmp_code] = tuple.destination_port.to_be_bytes();
-                m.attr(id, &tuple.source_port.to_be_bytes()).attr(kind, &[icmp_type]).attr(code, &[icmp_code]);
+                m.attr(id, &tuple.source_port.to_be_bytes())
+                    .attr(kind, &[icmp_type])
+                    .attr(code, &[icmp_code]);
             }
             None => {
                 m.attr(CTA_PROTO_SRC_PORT, &tuple.source_port.to_be_bytes());
@@ -170,8 +174,7 @@ fn parse(answer: &Answer) -> Result<Option<Connection>> {
     }))
 }
 
-#[doc(hidden)]
-pub fn fuzz_connection(data: &[u8]) {
+pub(crate) fn fuzz_connection(data: &[u8]) {
     if let Ok(Some(connection)) = parse(&Answer { kind: 0, body: data.to_vec() }) {
         drop(connection.to_string());
     }

@@ -79,7 +79,9 @@ impl Error {
             libc::EEXIST => ErrorKind::Exists,
             libc::ENOENT | libc::ENODEV | libc::ESRCH | libc::ENXIO => ErrorKind::NotFound,
             libc::EPERM | libc::EACCES => ErrorKind::Permission,
-            libc::EOPNOTSUPP | libc::EPROTONOSUPPORT | libc::EAFNOSUPPORT | libc::ENOSYS => ErrorKind::Unsupported,
+            libc::EOPNOTSUPP | libc::EPROTONOSUPPORT | libc::EAFNOSUPPORT | libc::ENOSYS => {
+                ErrorKind::Unsupported
+            }
             libc::EBUSY => ErrorKind::Busy,
             _ => ErrorKind::System,
         };
@@ -101,9 +103,9 @@ impl fmt::Display for Error {
         }
         match (&self.0.detail, self.0.kind, self.0.errno) {
             (Some(detail), _, _) => write!(f, ": {detail}"),
-            (None, ErrorKind::Permission, Some(_)) => {
-                f.write_str(": the caller needs CAP_NET_ADMIN in the user namespace that owns this network namespace")
-            }
+            (None, ErrorKind::Permission, Some(_)) => f.write_str(
+                ": the caller needs CAP_NET_ADMIN in the user namespace that owns this network namespace",
+            ),
             (None, ErrorKind::Unsupported, Some(_)) => {
                 f.write_str(": this kernel was built without it or is too old for it")
             }

@@ -1,6 +1,7 @@
 //! Network interfaces.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::name::{IfName, MacAddr};
@@ -141,7 +142,7 @@ pub struct Link {
     pub kind: Option<String>,
     /// Whether it was brought up.
     pub up: bool,
-    /// Whether it is up and its other end is too.
+    /// Whether it is up, its other end is too, and the kernel has taken notice (`IFF_RUNNING`).
     pub running: bool,
     /// The largest packet in bytes.
     pub mtu: u32,
@@ -177,7 +178,7 @@ impl Link {
             Some("vlan") => info.nested(libc::IFLA_INFO_DATA)?.u16(IFLA_VLAN_ID),
             _ => None,
         };
-        let running = (libc::IFF_UP | libc::IFF_LOWER_UP) as u32;
+        let running = (libc::IFF_UP | libc::IFF_RUNNING) as u32;
         Ok(Some(Self {
             index: number(4),
             name: IfName::reported(attrs.text(libc::IFLA_IFNAME).unwrap_or_default()),
@@ -193,8 +194,7 @@ impl Link {
     }
 }
 
-#[doc(hidden)]
-pub fn fuzz_link(data: &[u8]) {
+pub(crate) fn fuzz_link(data: &[u8]) {
     drop(Link::parse(&Answer { kind: libc::RTM_NEWLINK, body: data.to_vec() }));
 }
 
@@ -308,7 +308,10 @@ impl Netns {
     pub fn set_link(&self, name: &IfName, settings: &LinkSettings) -> Result<()> {
         let what = format!("changing link {name}");
         if let Some(mac) = settings.mac.filter(|mac| !mac.is_unicast()) {
-            return Err(Error::invalid(format_args!("{what}: MAC address {mac}"), "a unicast address, like 02:00:00:00:00:01"));
+            return Err(Error::invalid(
+                format_args!("{what}: MAC address {mac}"),
+                "a unicast address, like 02:00:00:00:00:01",
+            ));
         }
         let up = libc::IFF_UP as u32;
         let (flags, change) = match settings.up {
@@ -347,6 +350,22 @@ impl Netns {
                 });
             });
             self.route.ask(&format!("{what}: options of a bridge port"), request)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until a link is [running](Link::running). The kernel notices that both ends of a veth pair are up only some
+    /// time later, often a second; IPv6 addresses of the link cannot be reached before.
+    ///
+    /// # Errors
+    /// `ETIMEDOUT` after `timeout`; [`NotFound`](crate::ErrorKind::NotFound) for the link.
+    pub fn wait_running(&self, name: &IfName, timeout: Duration) -> Result<()> {
+        let begin = Instant::now();
+        while !self.link(name)?.running {
+            if begin.elapsed() >= timeout {
+                return Err(Error::system(format_args!("waiting for link {name} to run"), libc::ETIMEDOUT));
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
         Ok(())
     }

@@ -99,11 +99,19 @@ impl fmt::Display for MacAddr {
 impl FromStr for MacAddr {
     type Err = Error;
     fn from_str(s: &str) -> Result<Self> {
-        let wrong = || Error::invalid(format_args!("MAC address {s:?}"), "six pairs of hexadecimal digits, like 02:00:00:00:00:01");
+        let wrong = || {
+            Error::invalid(
+                format_args!("MAC address {s:?}"),
+                "six pairs of hexadecimal digits, like 02:00:00:00:00:01",
+            )
+        };
         let mut out = [0; 6];
         let mut parts = s.split(':');
         for byte in &mut out {
-            let part = parts.next().filter(|p| p.len() == 2 && p.bytes().all(|b| b.is_ascii_hexdigit())).ok_or_else(wrong)?;
+            let part = parts
+                .next()
+                .filter(|p| p.len() == 2 && p.bytes().all(|b| b.is_ascii_hexdigit()))
+                .ok_or_else(wrong)?;
             *byte = u8::from_str_radix(part, 16).map_err(|_| wrong())?;
         }
         if parts.next().is_some() { Err(wrong()) } else { Ok(Self(out)) }
@@ -117,7 +125,21 @@ mod tests {
 
     #[test]
     fn names_that_the_kernel_refuses_are_refused() {
-        for bad in ["", ".", "..", "a/b", "a:b", "a b", "veth%d", "eth*", "0123456789abcdef", "a\n", "é", "a\"b", "a\\"] {
+        for bad in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "a:b",
+            "a b",
+            "veth%d",
+            "eth*",
+            "0123456789abcdef",
+            "a\n",
+            "é",
+            "a\"b",
+            "a\\",
+        ] {
             assert!(IfName::new(bad).is_err(), "{bad:?}");
         }
         for good in ["lo", "veth-1", "eth0.100", "0123456789abcde", "..."] {

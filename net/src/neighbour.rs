@@ -111,8 +111,7 @@ fn parse_fdb(answer: &Answer) -> Result<Option<FdbEntry>> {
     Ok(mac(&attrs).map(|mac| FdbEntry { mac, port, bridge, permanent: state & libc::NUD_PERMANENT != 0 }))
 }
 
-#[doc(hidden)]
-pub fn fuzz_neighbour(data: &[u8]) {
+pub(crate) fn fuzz_neighbour(data: &[u8]) {
     let answer = Answer { kind: libc::RTM_NEWNEIGH, body: data.to_vec() };
     drop(parse_neighbour(&answer));
     drop(parse_fdb(&answer));
@@ -170,7 +169,14 @@ impl Netns {
         self.route.ask(&format!("deleting neighbour {addr} on {link}"), request).map(drop)
     }
 
-    fn neighbour_request(&self, kind: u16, flags: i32, link: &IfName, addr: IpAddr, state: u16) -> Result<Message> {
+    fn neighbour_request(
+        &self,
+        kind: u16,
+        flags: i32,
+        link: &IfName,
+        addr: IpAddr,
+        state: u16,
+    ) -> Result<Message> {
         let mut fixed = [0; NDMSG];
         fixed[0] = family_of(addr);
         fixed[4..8].copy_from_slice(&self.link(link)?.index.to_ne_bytes());

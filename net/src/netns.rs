@@ -34,7 +34,8 @@ impl Netns {
     /// `user.max_net_namespaces`.
     pub fn create() -> Result<Self> {
         on_thread(|| {
-            unshare(CloneFlags::CLONE_NEWNET).map_err(|e| Error::system("unshare(CLONE_NEWNET)", e as i32))?;
+            unshare(CloneFlags::CLONE_NEWNET)
+                .map_err(|e| Error::system("unshare(CLONE_NEWNET)", e as i32))?;
             Self::current()
         })?
     }
@@ -62,7 +63,9 @@ impl Netns {
             Self::current()
         })? {
             Err(e) if e.errno() == Some(libc::EPERM) => {
-                let failed = |e: io::Error| Error::system("opening a network namespace", e.raw_os_error().unwrap_or(libc::EPERM));
+                let failed = |e: io::Error| {
+                    Error::system("opening a network namespace", e.raw_os_error().unwrap_or(libc::EPERM))
+                };
                 let user = sys::owner_of_namespace(fd).map_err(failed)?;
                 let [route, netfilter] = sys::sockets_inside(user.as_fd(), fd).map_err(failed)?;
                 Self::adopt(Socket::adopt(route)?, Socket::adopt(netfilter)?)
@@ -121,8 +124,15 @@ impl Netns {
     pub fn set_sysctl(&self, name: &str, value: &str) -> Result<()> {
         let path = sysctl_path(name)?;
         // No creation: the name must be one of the kernel's.
-        self.run(|| std::fs::OpenOptions::new().write(true).open(&path).and_then(|mut f| io::Write::write_all(&mut f, value.as_bytes())))?
-            .map_err(|e| Error::system(format_args!("sysctl {name} = {value:?}"), e.raw_os_error().unwrap_or(libc::EIO)))
+        self.run(|| {
+            std::fs::OpenOptions::new()
+                .write(true)
+                .open(&path)
+                .and_then(|mut f| io::Write::write_all(&mut f, value.as_bytes()))
+        })?
+        .map_err(|e| {
+            Error::system(format_args!("sysctl {name} = {value:?}"), e.raw_os_error().unwrap_or(libc::EIO))
+        })
     }
 
     /// Reads a sysctl below `net.` of this namespace, without the newline.
@@ -208,7 +218,10 @@ fn sysctl_path(name: &str) -> Result<std::path::PathBuf> {
         })
     });
     if !fine {
-        return Err(Error::invalid(format_args!("sysctl {name:?}"), "a name below net., like net.ipv4.ip_forward"));
+        return Err(Error::invalid(
+            format_args!("sysctl {name:?}"),
+            "a name below net., like net.ipv4.ip_forward",
+        ));
     }
     Ok(std::path::Path::new("/proc/sys").join(path))
 }
@@ -225,10 +238,10 @@ fn join(fd: BorrowedFd<'_>) -> Result<()> {
 /// Runs `work` on a thread of its own, which ends afterwards: whatever namespace it joined goes with it.
 fn on_thread<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T> {
     thread::scope(|scope| {
-        let handle = thread::Builder::new()
-            .name("palisade-net".into())
-            .spawn_scoped(scope, work)
-            .map_err(|e| Error::system("starting a helper thread", e.raw_os_error().unwrap_or(libc::EAGAIN)))?;
+        let handle =
+            thread::Builder::new().name("palisade-net".into()).spawn_scoped(scope, work).map_err(|e| {
+                Error::system("starting a helper thread", e.raw_os_error().unwrap_or(libc::EAGAIN))
+            })?;
         match handle.join() {
             Ok(value) => Ok(value),
             Err(panic) => std::panic::resume_unwind(panic),

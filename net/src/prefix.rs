@@ -25,7 +25,10 @@ impl IpPrefix {
         if block.addr == addr {
             Ok(block)
         } else {
-            Err(Error::invalid(format_args!("prefix {addr}/{len}"), format_args!("host bits are set; the block is {block}")))
+            Err(Error::invalid(
+                format_args!("prefix {addr}/{len}"),
+                format_args!("host bits are set; the block is {block}"),
+            ))
         }
     }
 
@@ -36,7 +39,10 @@ impl IpPrefix {
     pub fn containing(addr: impl Into<IpAddr>, len: u8) -> Result<Self> {
         let addr = addr.into();
         if len > width(addr) {
-            return Err(Error::invalid(format_args!("prefix {addr}/{len}"), format_args!("length 0 to {}", width(addr))));
+            return Err(Error::invalid(
+                format_args!("prefix {addr}/{len}"),
+                format_args!("length 0 to {}", width(addr)),
+            ));
         }
         let addr = from_bits(addr, to_bits(addr) & mask(addr, len));
         Ok(Self { addr, len })

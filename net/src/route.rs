@@ -47,7 +47,8 @@ impl RouteKind {
     }
 
     fn from_number(n: u8) -> Self {
-        let known = [Self::Unicast, Self::Local, Self::Broadcast, Self::Blackhole, Self::Unreachable, Self::Prohibit];
+        let known =
+            [Self::Unicast, Self::Local, Self::Broadcast, Self::Blackhole, Self::Unreachable, Self::Prohibit];
         known.into_iter().find(|kind| kind.number() == n).unwrap_or(Self::Other(n))
     }
 }
@@ -161,7 +162,9 @@ impl RouteEntry {
             _ => return Ok(None),
         };
         let to = match attrs.addr(libc::RTA_DST) {
-            Some(addr) => IpPrefix::containing(addr, head[1]).map_err(|_| Error::malformed("route destination"))?,
+            Some(addr) => {
+                IpPrefix::containing(addr, head[1]).map_err(|_| Error::malformed("route destination"))?
+            }
             None => all,
         };
         // RTA_VIA: a 16-bit family, then an address of it.
@@ -178,8 +181,7 @@ impl RouteEntry {
     }
 }
 
-#[doc(hidden)]
-pub fn fuzz_route(data: &[u8]) {
+pub(crate) fn fuzz_route(data: &[u8]) {
     drop(RouteEntry::parse(&Answer { kind: libc::RTM_NEWROUTE, body: data.to_vec() }));
 }
 

@@ -145,7 +145,12 @@ impl Socket {
     /// Sends netfilter messages as one transaction: all of them or none.
     ///
     /// `describe` names the message of an index for the error.
-    pub(crate) fn batch(&self, what: &str, messages: Vec<Message>, describe: impl Fn(usize) -> String) -> Result<()> {
+    pub(crate) fn batch(
+        &self,
+        what: &str,
+        messages: Vec<Message>,
+        describe: impl Fn(usize) -> String,
+    ) -> Result<()> {
         let Some(count) = u32::try_from(messages.len()).ok().filter(|n| *n > 0) else { return Ok(()) };
         let mut last = self.lock();
         let first = last.wrapping_add(1);
@@ -166,8 +171,9 @@ impl Socket {
         let size = i32::try_from(bytes.len() + 4096).unwrap_or(i32::MAX);
         let forced = sys::set_option(self.fd.as_fd(), libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, size);
         if let Err(e) = forced {
-            sys::set_option(self.fd.as_fd(), libc::SOL_SOCKET, libc::SO_SNDBUF, size)
-                .map_err(|_| Error::system(format_args!("{what}: send buffer"), e.raw_os_error().unwrap_or(0)))?;
+            sys::set_option(self.fd.as_fd(), libc::SOL_SOCKET, libc::SO_SNDBUF, size).map_err(|_| {
+                Error::system(format_args!("{what}: send buffer"), e.raw_os_error().unwrap_or(0))
+            })?;
         }
         self.send(what, &bytes)?;
         // The kernel works synchronously: every answer is queued by now.

@@ -109,14 +109,14 @@ fn helper(user: RawFd, net: RawFd, end: RawFd) -> ! {
     for (socket, protocol) in sockets.iter_mut().zip(PROTOCOLS) {
         if !failed {
             // SAFETY: takes three integers, no memory.
-            *socket = unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol) };
+            *socket =
+                unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol) };
             failed = *socket < 0;
         }
     }
     let mut errno = 0;
     if failed {
-        // SAFETY: errno of this thread is always readable.
-        errno = unsafe { *libc::__errno_location() };
+        errno = io::Error::last_os_error().raw_os_error().unwrap_or(libc::EPERM);
     }
     let mut control = Control([0; 64]);
     let mut part = libc::iovec { iov_base: (&raw mut errno).cast(), iov_len: size_of_val(&errno) };
@@ -154,8 +154,7 @@ fn receive_sockets(end: BorrowedFd<'_>) -> io::Result<[OwnedFd; 2]> {
     let mut errno = [0; 4];
     let mut space = nix::cmsg_space!([RawFd; 2]);
     let mut parts = [io::IoSliceMut::new(&mut errno)];
-    let message =
-        recvmsg::<()>(end.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
+    let message = recvmsg::<()>(end.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
     let mut sockets = Vec::new();
     for control in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(fds) = control {

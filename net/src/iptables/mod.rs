@@ -8,6 +8,7 @@
 
 mod parse;
 mod state;
+mod values;
 
 pub use parse::{Command, RuleNumber, parse};
 pub use state::Iptables;
@@ -74,7 +75,9 @@ impl BuiltinTable {
             // What is sent here is routed again if a mark changed.
             (Self::Mangle, BuiltinChain::Output) => (ChainKind::Route, Priority::MANGLE),
             (Self::Mangle, _) => (ChainKind::Filter, Priority::MANGLE),
-            (Self::Nat, BuiltinChain::Prerouting | BuiltinChain::Output) => (ChainKind::Nat, Priority::DSTNAT),
+            (Self::Nat, BuiltinChain::Prerouting | BuiltinChain::Output) => {
+                (ChainKind::Nat, Priority::DSTNAT)
+            }
             (Self::Nat, _) => (ChainKind::Nat, Priority::SRCNAT),
         };
         Some(Base { kind, hook: chain.hook(), priority, policy })
@@ -90,7 +93,8 @@ impl fmt::Display for BuiltinTable {
 impl FromStr for BuiltinTable {
     type Err = Error;
     fn from_str(s: &str) -> Result<Self> {
-        let wrong = || Error::invalid(format_args!("iptables table {s:?}"), "filter, nat, mangle, raw or security");
+        let wrong =
+            || Error::invalid(format_args!("iptables table {s:?}"), "filter, nat, mangle, raw or security");
         Self::ALL.into_iter().find(|table| table.name() == s).ok_or_else(wrong)
     }
 }
@@ -112,7 +116,8 @@ pub enum BuiltinChain {
 
 impl BuiltinChain {
     /// All chains, in the order in which a packet meets them.
-    pub const ALL: [Self; 5] = [Self::Prerouting, Self::Input, Self::Forward, Self::Output, Self::Postrouting];
+    pub const ALL: [Self; 5] =
+        [Self::Prerouting, Self::Input, Self::Forward, Self::Output, Self::Postrouting];
 
     /// The name.
     #[must_use]

@@ -1,14 +1,12 @@
 //! Command lines.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-
 use super::BuiltinTable;
+use super::values::{block, check_chain, mark, nat_target, number, port, ports, reject, tcp_flags};
 use crate::error::{Error, Result};
 use crate::name::{IfName, MacAddr};
 use crate::nft::{
-    CtState, Field, Match, NatTo, Policy, Protocol, RateUnit, Reject, Rule, Statement, Value, Verdict, icmp_by_name,
+    CtState, Field, Match, Policy, Protocol, RateUnit, Rule, Statement, Value, Verdict, icmp_by_name,
 };
-use crate::prefix::{IpPrefix, width};
 
 /// What a command line asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,7 +84,12 @@ pub fn parse(line: &str, v4: bool) -> Result<(BuiltinTable, Command)> {
         }
         _ => &words[..],
     };
-    Parser { words: words.iter().map(String::as_str).collect::<Vec<_>>().into_iter(), v4, spec: Spec::default() }.command()
+    Parser {
+        words: words.iter().map(String::as_str).collect::<Vec<_>>().into_iter(),
+        v4,
+        spec: Spec::default(),
+    }
+    .command()
 }
 
 /// Words as a shell would cut them: blanks separate, quotes keep together. Nothing is expanded.
@@ -104,7 +107,10 @@ fn split_words(line: &str) -> Result<Vec<String>> {
             }
             (None, ' ' | '\t' | '\n') => words.extend(word.take()),
             (None, '$' | '`' | '\\' | ';' | '|' | '&' | '<' | '>') => {
-                return Err(Error::invalid(format_args!("{c:?} in {line:?}"), "plain words: this is not a shell"));
+                return Err(Error::invalid(
+                    format_args!("{c:?} in {line:?}"),
+                    "plain words: this is not a shell",
+                ));
             }
             (None, _) => word.get_or_insert_default().push(c),
         }
@@ -170,7 +176,8 @@ impl<'a> Parser<'a> {
         let mut verb: Option<(Verb, Option<String>)> = None;
         let mut negated = false;
         while let Some(word) = self.words.next() {
-            let mut set = |new: Verb, chain: Option<&str>| match verb.replace((new, chain.map(str::to_owned))) {
+            let mut set = |new: Verb, chain: Option<&str>| match verb.replace((new, chain.map(str::to_owned)))
+            {
                 None => Ok(()),
                 Some(_) => Err(Error::invalid(word, "one command to a line")),
             };
@@ -182,7 +189,12 @@ impl<'a> Parser<'a> {
                 "-t" | "--table" => table = self.value(word)?.parse()?,
                 "-w" | "--wait" => {
                     // Seconds may follow; there is no lock to wait for.
-                    if self.words.as_slice().first().is_some_and(|next| next.bytes().all(|b| b.is_ascii_digit())) {
+                    if self
+                        .words
+                        .as_slice()
+                        .first()
+                        .is_some_and(|next| next.bytes().all(|b| b.is_ascii_digit()))
+                    {
                         self.words.next();
                     }
                 }
@@ -207,7 +219,9 @@ impl<'a> Parser<'a> {
                     let policy = match self.value(word)? {
                         "ACCEPT" => Policy::Accept,
                         "DROP" => Policy::Drop,
-                        other => return Err(Error::invalid(format_args!("policy {other:?}"), "ACCEPT or DROP")),
+                        other => {
+                            return Err(Error::invalid(format_args!("policy {other:?}"), "ACCEPT or DROP"));
+                        }
                     };
                     set(Verb::Policy(policy), Some(chain))?;
                 }
@@ -226,7 +240,8 @@ impl<'a> Parser<'a> {
         if negated {
             return Err(Error::invalid("! at the end", "the option to negate"));
         }
-        let (verb, chain) = verb.ok_or_else(|| Error::invalid("no command", "one of -A -I -R -D -P -N -X -F"))?;
+        let (verb, chain) =
+            verb.ok_or_else(|| Error::invalid("no command", "one of -A -I -R -D -P -N -X -F"))?;
         if let Some(chain) = &chain {
             check_chain(chain)?;
         }
@@ -240,7 +255,9 @@ impl<'a> Parser<'a> {
             Verb::Append => Command::Append { chain: named(), rule },
             Verb::Insert(number) => Command::Insert { chain: named(), number, rule },
             Verb::Replace(number) => Command::Replace { chain: named(), number, rule },
-            Verb::Delete(Some(number)) => Command::Delete { chain: named(), which: RuleNumber::Number(number) },
+            Verb::Delete(Some(number)) => {
+                Command::Delete { chain: named(), which: RuleNumber::Number(number) }
+            }
             Verb::Delete(None) => Command::Delete { chain: named(), which: RuleNumber::Like(rule) },
             Verb::Policy(policy) => Command::Policy { chain: named(), policy },
             Verb::New => Command::NewChain(named()),
@@ -257,14 +274,27 @@ impl<'a> Parser<'a> {
     #[expect(clippy::too_many_lines, reason = "one arm to an option: the table of options itself")]
     fn option(&mut self, word: &str, negated: bool) -> Result<()> {
         let v4 = self.v4;
-        let positive = |ok: bool| if ok { Ok(()) } else { Err(Error::invalid(format_args!("! before {word}"), "an option that can be negated")) };
+        let positive = |ok: bool| {
+            if ok {
+                Ok(())
+            } else {
+                Err(Error::invalid(format_args!("! before {word}"), "an option that can be negated"))
+            }
+        };
         match word {
             "-p" | "--protocol" | "--proto" => {
                 let text = self.value(word)?;
                 if text != "all" && text != "0" {
-                    let wrong = || Error::invalid(format_args!("protocol {text:?}"), "a name like tcp, or a number 1 to 255");
+                    let wrong = || {
+                        Error::invalid(
+                            format_args!("protocol {text:?}"),
+                            "a name like tcp, or a number 1 to 255",
+                        )
+                    };
                     let lower = text.to_ascii_lowercase();
-                    let found = Protocol::by_name(&lower).or_else(|| lower.parse().ok().map(Protocol)).ok_or_else(wrong)?;
+                    let found = Protocol::by_name(&lower)
+                        .or_else(|| lower.parse().ok().map(Protocol))
+                        .ok_or_else(wrong)?;
                     self.spec.protocol = Some((found, negated));
                 } else {
                     positive(!negated)?;
@@ -278,7 +308,8 @@ impl<'a> Parser<'a> {
                     (false, true) => Field::Ipv4Destination,
                     (false, false) => Field::Ipv6Destination,
                 };
-                let blocks = self.value(word)?.split(',').map(|s| block(s, v4)).collect::<Result<Vec<_>>>()?;
+                let blocks =
+                    self.value(word)?.split(',').map(|s| block(s, v4)).collect::<Result<Vec<_>>>()?;
                 let condition = match blocks.as_slice() {
                     [one] => Match::is(field, *one),
                     many => Match::any_of(field, many.iter().copied()),
@@ -291,19 +322,36 @@ impl<'a> Parser<'a> {
                 let text = self.value(word)?;
                 match text.strip_suffix('+') {
                     Some("") => positive(!negated)?,
-                    Some(beginning) => self.push(Match::is(field, Value::interfaces_beginning(beginning)?), negated),
+                    Some(beginning) => {
+                        self.push(Match::is(field, Value::interfaces_beginning(beginning)?), negated);
+                    }
                     None => self.push(Match::is(field, IfName::new(text)?), negated),
                 }
             }
             "-m" | "--match" => {
                 const KNOWN: [&str; 14] = [
-                    "tcp", "udp", "sctp", "icmp", "icmp6", "icmpv6", "conntrack", "state", "multiport", "comment", "limit",
-                    "mark", "addrtype", "mac",
+                    "tcp",
+                    "udp",
+                    "sctp",
+                    "icmp",
+                    "icmp6",
+                    "icmpv6",
+                    "conntrack",
+                    "state",
+                    "multiport",
+                    "comment",
+                    "limit",
+                    "mark",
+                    "addrtype",
+                    "mac",
                 ];
                 let module = self.value(word)?;
                 positive(!negated)?;
                 if !KNOWN.contains(&module) {
-                    return Err(Error::invalid(format_args!("match module {module:?}"), format_args!("one of {}", KNOWN.join(", "))));
+                    return Err(Error::invalid(
+                        format_args!("match module {module:?}"),
+                        format_args!("one of {}", KNOWN.join(", ")),
+                    ));
                 }
             }
             "--sport" | "--source-port" | "--dport" | "--destination-port" => {
@@ -325,7 +373,12 @@ impl<'a> Parser<'a> {
                         "ESTABLISHED" => CtState::ESTABLISHED,
                         "RELATED" => CtState::RELATED,
                         "UNTRACKED" => CtState::UNTRACKED,
-                        _ => return Err(Error::invalid(format_args!("connection state {name:?}"), "NEW, ESTABLISHED, RELATED, INVALID or UNTRACKED")),
+                        _ => {
+                            return Err(Error::invalid(
+                                format_args!("connection state {name:?}"),
+                                "NEW, ESTABLISHED, RELATED, INVALID or UNTRACKED",
+                            ));
+                        }
                     };
                     bits = Some(bits.map_or(state, |b| b | state));
                 }
@@ -347,10 +400,18 @@ impl<'a> Parser<'a> {
                     "pong" => "echo-reply",
                     other => other,
                 };
-                let wrong = || Error::invalid(format_args!("ICMP type {text:?}"), "a number 0 to 255 or a name like echo-request");
+                let wrong = || {
+                    Error::invalid(
+                        format_args!("ICMP type {text:?}"),
+                        "a number 0 to 255 or a name like echo-request",
+                    )
+                };
                 let kind = name.parse().ok().or_else(|| icmp_by_name(v4, name)).ok_or_else(wrong)?;
-                let (field, value) =
-                    if v4 { (Field::IcmpType, Value::icmp_type(kind)) } else { (Field::Icmpv6Type, Value::icmpv6_type(kind)) };
+                let (field, value) = if v4 {
+                    (Field::IcmpType, Value::icmp_type(kind))
+                } else {
+                    (Field::Icmpv6Type, Value::icmpv6_type(kind))
+                };
                 self.push(Match::is(field, value), negated);
             }
             "--mark" => {
@@ -362,7 +423,11 @@ impl<'a> Parser<'a> {
                 self.push(condition, negated);
             }
             "--src-type" | "--dst-type" => {
-                let field = if word == "--src-type" { Field::SourceAddressType } else { Field::DestinationAddressType };
+                let field = if word == "--src-type" {
+                    Field::SourceAddressType
+                } else {
+                    Field::DestinationAddressType
+                };
                 match self.value(word)? {
                     "LOCAL" => self.push(Match::is(field, Value::local_address()), negated),
                     other => return Err(Error::invalid(format_args!("address type {other:?}"), "LOCAL")),
@@ -386,14 +451,22 @@ impl<'a> Parser<'a> {
             "--comment" => self.spec.comment = Some(self.value(word)?.to_owned()),
             "--limit" => {
                 let text = self.value(word)?;
-                let wrong = || Error::invalid(format_args!("limit {text:?}"), "like 5/second, 10/minute, 3/hour or 1/day");
+                let wrong = || {
+                    Error::invalid(
+                        format_args!("limit {text:?}"),
+                        "like 5/second, 10/minute, 3/hour or 1/day",
+                    )
+                };
                 let (rate, unit) = text.split_once('/').unwrap_or((text, "second"));
                 let rate: u64 = rate.parse().ok().filter(|r| *r > 0).ok_or_else(wrong)?;
-                let mut units = [RateUnit::Second, RateUnit::Minute, RateUnit::Hour, RateUnit::Day].into_iter();
+                let mut units =
+                    [RateUnit::Second, RateUnit::Minute, RateUnit::Hour, RateUnit::Day].into_iter();
                 let mut names = ["second", "minute", "hour", "day"].into_iter();
                 let unit = loop {
                     match (units.next(), names.next()) {
-                        (Some(found), Some(name)) if !unit.is_empty() && name.starts_with(unit) => break found,
+                        (Some(found), Some(name)) if !unit.is_empty() && name.starts_with(unit) => {
+                            break found;
+                        }
                         (Some(_), Some(_)) => {}
                         _ => return Err(wrong()),
                     }
@@ -410,15 +483,20 @@ impl<'a> Parser<'a> {
                 self.spec.target = Some(self.value(word)?.to_owned());
                 self.spec.go = true;
             }
-            "--to" | "--to-destination" | "--to-source" | "--to-ports" => self.spec.to = Some(self.value(word)?.to_owned()),
+            "--to" | "--to-destination" | "--to-source" | "--to-ports" => {
+                self.spec.to = Some(self.value(word)?.to_owned());
+            }
             "--reject-with" => self.spec.reject_with = Some(self.value(word)?.to_owned()),
             "--log-prefix" => self.spec.log_prefix = Some(self.value(word)?.to_owned()),
             "--log-level" => {
-                const LEVELS: [&str; 8] = ["emerg", "alert", "crit", "err", "warning", "notice", "info", "debug"];
+                const LEVELS: [&str; 8] =
+                    ["emerg", "alert", "crit", "err", "warning", "notice", "info", "debug"];
                 let text = self.value(word)?;
-                let wrong = || Error::invalid(format_args!("log level {text:?}"), "0 to 7, or emerg to debug");
+                let wrong =
+                    || Error::invalid(format_args!("log level {text:?}"), "0 to 7, or emerg to debug");
                 let by_name = LEVELS.iter().position(|name| *name == text).map(|n| n as u8);
-                self.spec.log_level = Some(by_name.or_else(|| text.parse().ok()).filter(|l| *l < 8).ok_or_else(wrong)?);
+                self.spec.log_level =
+                    Some(by_name.or_else(|| text.parse().ok()).filter(|l| *l < 8).ok_or_else(wrong)?);
             }
             "--set-mark" | "--set-xmark" => match mark(self.value(word)?)? {
                 (value, None | Some(u32::MAX)) => self.spec.mark = Some(value),
@@ -506,7 +584,10 @@ impl Spec {
                     only(table, BuiltinTable::Nat, target)?;
                     let port = self.to.as_deref().map(port).transpose()?;
                     if port.is_some() && !protocol.is_some_and(with_ports) {
-                        return Err(Error::invalid("REDIRECT to a port", "it needs -p tcp, -p udp or -p sctp"));
+                        return Err(Error::invalid(
+                            "REDIRECT to a port",
+                            "it needs -p tcp, -p udp or -p sctp",
+                        ));
                     }
                     rule.with(Statement::Redirect(port))
                 }
@@ -515,8 +596,12 @@ impl Spec {
                     let missing = || Error::invalid("MARK", "--set-mark VALUE");
                     rule.with(Statement::SetMark(self.mark.ok_or_else(missing)?))
                 }
-                "NOTRACK" => only(table, BuiltinTable::Raw, target).map(|()| rule.with(Statement::NoTrack))?,
-                "CT" if self.notrack => only(table, BuiltinTable::Raw, target).map(|()| rule.with(Statement::NoTrack))?,
+                "NOTRACK" => {
+                    only(table, BuiltinTable::Raw, target).map(|()| rule.with(Statement::NoTrack))?
+                }
+                "CT" if self.notrack => {
+                    only(table, BuiltinTable::Raw, target).map(|()| rule.with(Statement::NoTrack))?
+                }
                 _ => {
                     check_chain(target)?;
                     rule.jump(target.clone())
@@ -551,7 +636,10 @@ impl Used {
             ("--notrack", self.notrack && target != "CT"),
         ];
         match stray.iter().find(|(_, stray)| *stray) {
-            Some((option, _)) => Err(Error::invalid(format_args!("{option} with target {target:?}"), "the target that takes it")),
+            Some((option, _)) => Err(Error::invalid(
+                format_args!("{option} with target {target:?}"),
+                "the target that takes it",
+            )),
             None => Ok(()),
         }
     }
@@ -562,129 +650,5 @@ fn only(table: BuiltinTable, wanted: BuiltinTable, target: &str) -> Result<()> {
         Ok(())
     } else {
         Err(Error::invalid(format_args!("target {target} in table {table}"), format_args!("-t {wanted}")))
-    }
-}
-
-fn check_chain(name: &str) -> Result<()> {
-    let fine = (1..=28).contains(&name.len())
-        && !name.starts_with(['-', '!'])
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b))
-        && name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-        && !name.starts_with("__");
-    if fine {
-        Ok(())
-    } else {
-        Err(Error::invalid(format_args!("chain {name:?}"), "1 to 28 letters, digits, '_', '-' or '.', beginning with a letter"))
-    }
-}
-
-fn number(text: &str, option: &str) -> Result<usize> {
-    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| Error::invalid(format_args!("{text:?} after {option}"), "a rule number from 1"))
-}
-
-fn port(text: &str) -> Result<u16> {
-    let fine = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    text.parse().ok().filter(|_| fine).ok_or_else(|| Error::invalid(format_args!("port {text:?}"), "a number 0 to 65535"))
-}
-
-fn ports(text: &str) -> Result<Value> {
-    let Some((low, high)) = text.split_once(':') else { return port(text).map(Value::from) };
-    let low = if low.is_empty() { 0 } else { port(low)? };
-    let high = if high.is_empty() { u16::MAX } else { port(high)? };
-    if low > high {
-        return Err(Error::invalid(format_args!("ports {text:?}"), "the lower port first"));
-    }
-    Ok(Value::from(low..=high))
-}
-
-fn block(text: &str, v4: bool) -> Result<IpPrefix> {
-    let wrong = || Error::invalid(format_args!("address {text:?}"), if v4 { "like 10.0.0.0/8" } else { "like fd00::/8" });
-    let (addr, len) = match text.split_once('/') {
-        None => (text, None),
-        Some((addr, len)) => (addr, Some(len)),
-    };
-    let addr: IpAddr = addr.parse().map_err(|_| wrong())?;
-    if addr.is_ipv4() != v4 {
-        return Err(wrong());
-    }
-    let len = match len {
-        None => width(addr),
-        Some(len) if len.contains('.') && v4 => {
-            // A mask in dotted form must be ones followed by zeros.
-            let mask = len.parse::<Ipv4Addr>().map_err(|_| wrong())?.to_bits();
-            if mask.leading_ones() + mask.trailing_zeros() < 32 {
-                return Err(wrong());
-            }
-            mask.leading_ones() as u8
-        }
-        Some(len) if !len.is_empty() && len.bytes().all(|b| b.is_ascii_digit()) => len.parse().map_err(|_| wrong())?,
-        Some(_) => return Err(wrong()),
-    };
-    IpPrefix::containing(addr, len)
-}
-
-fn mark(text: &str) -> Result<(u32, Option<u32>)> {
-    let read = |text: &str| match text.strip_prefix("0x") {
-        Some(hex) if !hex.starts_with('+') => u32::from_str_radix(hex, 16).ok(),
-        _ => text.parse().ok(),
-    };
-    let (value, mask) = text.split_once('/').map_or((text, None), |(v, m)| (v, Some(m)));
-    let wrong = || Error::invalid(format_args!("mark {text:?}"), "VALUE or VALUE/MASK, decimal or 0x…");
-    let mask = mask.map(|m| read(m).ok_or_else(wrong)).transpose()?;
-    Ok((read(value).ok_or_else(wrong)?, mask))
-}
-
-fn tcp_flags(text: &str) -> Result<u8> {
-    let mut out = 0;
-    for name in text.split(',') {
-        out |= match name {
-            "FIN" => 1,
-            "SYN" => 2,
-            "RST" => 4,
-            "PSH" => 8,
-            "ACK" => 16,
-            "URG" => 32,
-            "ALL" => 63,
-            "NONE" => 0,
-            _ => return Err(Error::invalid(format_args!("TCP flag {name:?}"), "FIN, SYN, RST, PSH, ACK, URG, ALL or NONE")),
-        };
-    }
-    Ok(out)
-}
-
-fn reject(with: Option<&str>, v4: bool, protocol: Option<Protocol>) -> Result<Reject> {
-    let Some(with) = with else { return Ok(Reject::PortUnreachable) };
-    Ok(match (with, v4) {
-        ("tcp-reset", _) if protocol == Some(Protocol::TCP) => Reject::TcpReset,
-        ("tcp-reset", _) => return Err(Error::invalid("--reject-with tcp-reset", "it needs -p tcp")),
-        ("icmp-port-unreachable", true) | ("icmp6-port-unreachable", false) => Reject::PortUnreachable,
-        ("icmp-host-unreachable", true) | ("icmp6-addr-unreachable", false) => Reject::HostUnreachable,
-        ("icmp-admin-prohibited", true) | ("icmp6-adm-prohibited", false) => Reject::AdminProhibited,
-        ("icmp-net-unreachable", true) | ("icmp6-no-route", false) => Reject::NoRoute,
-        _ => return Err(Error::invalid(format_args!("--reject-with {with:?}"), "icmp-port-unreachable, icmp-admin-prohibited, tcp-reset …")),
-    })
-}
-
-/// `ADDRESS`, `ADDRESS:PORT`, `[ADDRESS]:PORT` or `ADDRESS-ADDRESS`.
-fn nat_target(text: Option<&str>, v4: bool, has_ports: bool, target: &str) -> Result<NatTo> {
-    let text = text.ok_or_else(|| Error::invalid(target, "an address after --to-destination or --to-source"))?;
-    let wrong = || Error::invalid(format_args!("{target} to {text:?}"), "ADDRESS, ADDRESS:PORT or ADDRESS-ADDRESS of the family");
-    let addr = |s: &str| s.parse::<IpAddr>().ok().filter(|a| a.is_ipv4() == v4);
-    if let Some(addr) = addr(text) {
-        return Ok(NatTo::Address(addr));
-    }
-    if let Ok(endpoint) = text.parse::<SocketAddr>() {
-        if endpoint.is_ipv4() != v4 {
-            return Err(wrong());
-        }
-        if !has_ports {
-            return Err(Error::invalid(format_args!("{target} to a port"), "it needs -p tcp, -p udp or -p sctp"));
-        }
-        return Ok(NatTo::Endpoint(endpoint));
-    }
-    let (low, high) = text.split_once('-').ok_or_else(wrong)?;
-    match (addr(low), addr(high)) {
-        (Some(low), Some(high)) if low <= high => Ok(NatTo::Addresses(low, high)),
-        _ => Err(wrong()),
     }
 }

@@ -56,7 +56,9 @@ impl Iptables {
     fn apply(&mut self, table: BuiltinTable, command: Command) -> Result<()> {
         let mut chains = self.tables.get(&table).cloned().unwrap_or_else(|| Chains::new(table));
         let missing = |chain: &str| Error::not_found(format_args!("chain {chain} of table {table}"));
-        if let Command::Append { rule, .. } | Command::Insert { rule, .. } | Command::Replace { rule, .. } = &command {
+        if let Command::Append { rule, .. } | Command::Insert { rule, .. } | Command::Replace { rule, .. } =
+            &command
+        {
             for statement in rule.statements() {
                 if let Statement::Verdict(Verdict::Jump(target) | Verdict::Goto(target)) = statement {
                     if BuiltinChain::by_name(target).is_some() || !chains.rules.contains_key(target) {
@@ -101,7 +103,11 @@ impl Iptables {
             }
             Command::NewChain(chain) => {
                 if BuiltinChain::by_name(&chain).is_some() || chains.rules.contains_key(&chain) {
-                    return Err(Error::kernel(format_args!("chain {chain} of table {table}"), libc::EEXIST, None));
+                    return Err(Error::kernel(
+                        format_args!("chain {chain} of table {table}"),
+                        libc::EEXIST,
+                        None,
+                    ));
                 }
                 chains.rules.insert(chain, Vec::new());
             }
@@ -110,7 +116,11 @@ impl Iptables {
                 let own: Vec<String> = own_chains(&chains).cloned().collect();
                 for chain in &own {
                     if !chains.rules[chain].is_empty() {
-                        return Err(Error::kernel(format_args!("chain {chain}"), libc::EBUSY, Some("it has rules: flush it first".into())));
+                        return Err(Error::kernel(
+                            format_args!("chain {chain}"),
+                            libc::EBUSY,
+                            Some("it has rules: flush it first".into()),
+                        ));
                     }
                 }
                 for chain in &own {
@@ -123,13 +133,19 @@ impl Iptables {
                     return Err(missing(&chain));
                 }
                 if !chains.rules[&chain].is_empty() {
-                    return Err(Error::kernel(format_args!("chain {chain}"), libc::EBUSY, Some("it has rules: flush it first".into())));
+                    return Err(Error::kernel(
+                        format_args!("chain {chain}"),
+                        libc::EBUSY,
+                        Some("it has rules: flush it first".into()),
+                    ));
                 }
                 in_use(&chains, &chain)?;
                 chains.rules.remove(&chain);
             }
             Command::Flush(None) => chains.rules.values_mut().for_each(Vec::clear),
-            Command::Flush(Some(chain)) => chains.rules.get_mut(&chain).ok_or_else(|| missing(&chain))?.clear(),
+            Command::Flush(Some(chain)) => {
+                chains.rules.get_mut(&chain).ok_or_else(|| missing(&chain))?.clear();
+            }
         }
         self.tables.insert(table, chains);
         Ok(())
@@ -175,7 +191,11 @@ fn in_use(chains: &Chains, chain: &str) -> Result<()> {
         )
     };
     if chains.rules.values().flatten().any(leads) {
-        return Err(Error::kernel(format_args!("chain {chain}"), libc::EBUSY, Some("a rule leads to it".into())));
+        return Err(Error::kernel(
+            format_args!("chain {chain}"),
+            libc::EBUSY,
+            Some("a rule leads to it".into()),
+        ));
     }
     Ok(())
 }

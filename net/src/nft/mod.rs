@@ -5,8 +5,10 @@
 //! `nft list ruleset` does. See [nft(8)](https://man7.org/linux/man-pages/man8/nft.8.html).
 
 mod abi;
+mod batch;
 mod decode;
 mod encode;
+mod follow;
 mod print;
 mod rule;
 mod table;
@@ -26,10 +28,10 @@ use crate::netns::Netns;
 use crate::socket::Answer;
 
 use abi::{ELEM_LIST_SET, ELEM_LIST_TABLE};
-use encode::Batch;
+use batch::{Batch, SetRef, map_elements, set_elements};
+use table::check_name;
 
-#[doc(hidden)]
-pub fn fuzz_ruleset(data: &[u8]) {
+pub(crate) fn fuzz_ruleset(data: &[u8]) {
     // One stream of messages, sorted into the dumps by their types.
     let mut dump = decode::Dump::default();
     for reply in crate::netlink::split(data).unwrap_or_default() {
@@ -111,9 +113,10 @@ impl Netns {
     }
 
     fn change_set(&self, kind: i32, family: Family, table: &str, set: &Set) -> Result<()> {
+        check_name("table", table)?;
+        check_name("set", &set.name)?;
         let mut batch = Batch::default();
-        let elements = encode::set_elements(set);
-        batch.change_elements(kind, family, table, &set.name, None, set.ty, set.ranges, &elements)?;
+        batch.change_elements(kind, SetRef::of_set(family, table, set), &set_elements(set))?;
         self.commit(&format!("set {}", set.name), batch)
     }
 
@@ -135,9 +138,10 @@ impl Netns {
     }
 
     fn change_map(&self, kind: i32, family: Family, table: &str, map: &Map) -> Result<()> {
+        check_name("table", table)?;
+        check_name("map", &map.name)?;
         let mut batch = Batch::default();
-        let elements: Vec<_> = map.elements.iter().map(|(key, value)| (key, Some(value))).collect();
-        batch.change_elements(kind, family, table, &map.name, None, map.key, map.ranges, &elements)?;
+        batch.change_elements(kind, SetRef::of_map(family, table, map), &map_elements(map)?)?;
         self.commit(&format!("map {}", map.name), batch)
     }
 

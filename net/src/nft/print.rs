@@ -16,7 +16,8 @@ impl Display for Table {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         writeln!(f, "table {} {} {{", self.family, self.name)?;
         let mut blank = false;
-        let mut gap = |f: &mut Formatter<'_>| if std::mem::replace(&mut blank, true) { writeln!(f) } else { Ok(()) };
+        let mut gap =
+            |f: &mut Formatter<'_>| if std::mem::replace(&mut blank, true) { writeln!(f) } else { Ok(()) };
         if self.owned {
             gap(f)?;
             writeln!(f, "\tflags owner")?;
@@ -97,7 +98,11 @@ fn print_chain(f: &mut Formatter<'_>, family: Family, chain: &Chain) -> fmt::Res
     writeln!(f, "\tchain {} {{", chain.name)?;
     if let Some(base) = &chain.base {
         let priority = base.priority.show(family, base.hook);
-        writeln!(f, "\t\ttype {} hook {} priority {priority}; policy {};", base.kind, base.hook, base.policy)?;
+        writeln!(
+            f,
+            "\t\ttype {} hook {} priority {priority}; policy {};",
+            base.kind, base.hook, base.policy
+        )?;
     }
     for rule in &chain.rules {
         writeln!(f, "\t\t{}", rule.display(family))?;
@@ -133,7 +138,8 @@ impl Display for RuleDisplay<'_> {
 
 impl Display for Field {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let protocol = |p: &Option<super::value::Protocol>| p.map_or_else(|| "th".to_owned(), |p| p.to_string());
+        let protocol =
+            |p: &Option<super::value::Protocol>| p.map_or_else(|| "th".to_owned(), |p| p.to_string());
         match self {
             Self::SourcePort(p) => write!(f, "{} sport", protocol(p)),
             Self::DestinationPort(p) => write!(f, "{} dport", protocol(p)),
@@ -250,7 +256,8 @@ fn statement(statement: &Statement, family: Family) -> String {
         Statement::Verdict(verdict) => verdict.to_string(),
         Statement::VerdictMap { key, map } => format!("{key} vmap @{map}"),
         Statement::VerdictList { key, verdicts } => {
-            let all: Vec<String> = verdicts.iter().map(|(value, verdict)| format!("{value} : {verdict}")).collect();
+            let all: Vec<String> =
+                verdicts.iter().map(|(value, verdict)| format!("{value} : {verdict}")).collect();
             format!("{key} vmap {{ {} }}", all.join(", "))
         }
         Statement::Reject(reject) => print_reject(*reject, family),

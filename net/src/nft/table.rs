@@ -132,7 +132,14 @@ impl Priority {
     pub(crate) fn show(self, family: Family, hook: Hook) -> String {
         let named: &[(&str, i32)] = match family {
             Family::Bridge => &[("dstnat", -300), ("filter", -200), ("out", 100), ("srcnat", 300)],
-            _ => &[("raw", -300), ("mangle", -150), ("dstnat", -100), ("filter", 0), ("security", 50), ("srcnat", 100)],
+            _ => &[
+                ("raw", -300),
+                ("mangle", -150),
+                ("dstnat", -100),
+                ("filter", 0),
+                ("security", 50),
+                ("srcnat", 100),
+            ],
         };
         let fits = |name: &str| match name {
             "dstnat" => hook == Hook::Prerouting,
@@ -394,7 +401,14 @@ impl Table {
     /// An empty table.
     #[must_use]
     pub fn new(family: Family, name: impl Into<String>) -> Self {
-        Self { family, name: name.into(), owned: false, sets: Vec::new(), maps: Vec::new(), chains: Vec::new() }
+        Self {
+            family,
+            name: name.into(),
+            owned: false,
+            sets: Vec::new(),
+            maps: Vec::new(),
+            chains: Vec::new(),
+        }
     }
 
     /// Ties the table to the [`Netns`](crate::Netns) handle that applies it: only that can change it, and the kernel
@@ -508,10 +522,8 @@ pub(crate) fn check_name(what: &str, name: &str) -> Result<()> {
 impl FromStr for Family {
     type Err = Error;
     fn from_str(s: &str) -> Result<Self> {
-        Self::ALL
-            .iter()
-            .find(|(.., name)| *name == s)
-            .map(|(family, ..)| *family)
-            .ok_or_else(|| Error::invalid(format_args!("nftables family {s:?}"), "inet, ip, ip6, arp, bridge or netdev"))
+        Self::ALL.iter().find(|(.., name)| *name == s).map(|(family, ..)| *family).ok_or_else(|| {
+            Error::invalid(format_args!("nftables family {s:?}"), "inet, ip, ip6, arp, bridge or netdev")
+        })
     }
 }

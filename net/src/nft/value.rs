@@ -385,16 +385,8 @@ pub(crate) const CT_STATUS: [(u32, &str); 7] = [
     (512, "dying"),
 ];
 
-pub(crate) const TCP_FLAGS: [(u32, &str); 8] = [
-    (1, "fin"),
-    (2, "syn"),
-    (4, "rst"),
-    (8, "psh"),
-    (16, "ack"),
-    (32, "urg"),
-    (64, "ecn"),
-    (128, "cwr"),
-];
+pub(crate) const TCP_FLAGS: [(u32, &str); 8] =
+    [(1, "fin"), (2, "syn"), (4, "rst"), (8, "psh"), (16, "ack"), (32, "urg"), (64, "ecn"), (128, "cwr")];
 
 const ADDRESS_TYPES: [(u32, &str); 12] = [
     (0, "unspec"),
@@ -449,7 +441,8 @@ impl fmt::Display for Value {
         let number = number(&self.low, self.ty.host_order());
         match self.ty {
             DataType::Ipv4 | DataType::Ipv6 => {
-                let (Some(low), Some(high)) = (crate::netlink::ip(&self.low), crate::netlink::ip(&self.high)) else {
+                let (Some(low), Some(high)) = (crate::netlink::ip(&self.low), crate::netlink::ip(&self.high))
+                else {
                     return f.write_str("?");
                 };
                 match as_prefix(low, high) {

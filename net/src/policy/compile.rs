@@ -9,11 +9,11 @@ use std::net::IpAddr;
 
 use super::model::{Cluster, Direction, Peer, Pod, Policy, PolicyRule, Ports};
 use crate::error::{Error, Result};
-use crate::nft::{
-    Chain, CtState, DataType, Family, Field, Hook, Map, MapType, MapValue, Match, Policy as ChainPolicy, Protocol, Reject,
-    Rule, Set, Statement, Table, Value, Verdict,
-};
 use crate::name::IfName;
+use crate::nft::{
+    Chain, CtState, DataType, Family, Field, Hook, Map, MapType, MapValue, Match, Policy as ChainPolicy,
+    Protocol, Reject, Rule, Set, Statement, Table, Value, Verdict,
+};
 use crate::prefix::IpPrefix;
 
 /// What happens to a connection that is not allowed.
@@ -98,7 +98,8 @@ impl Cluster {
                         continue;
                     }
                     for addr in pod.addresses.iter().filter(of_family) {
-                        map = map.element(*addr, MapValue::Verdict(Verdict::Jump(chain_name(direction, index))));
+                        map = map
+                            .element(*addr, MapValue::Verdict(Verdict::Jump(chain_name(direction, index))));
                     }
                 }
                 let name = map.name().to_owned();
@@ -150,7 +151,12 @@ impl Cluster {
                     let [source, destination] = ends(v4);
                     let other = if inward { source } else { destination };
                     // The pod itself by way of its own address, and its machine.
-                    let always = pod.addresses.iter().chain(&self.node_addresses).filter(|a| a.is_ipv4() == v4).copied();
+                    let always = pod
+                        .addresses
+                        .iter()
+                        .chain(&self.node_addresses)
+                        .filter(|a| a.is_ipv4() == v4)
+                        .copied();
                     chain = chain.rule(Rule::new().matching(Match::any_of(other, always)).accept());
                 }
                 for rule in self.pod_rules(direction, pod, options.deny) {
@@ -210,7 +216,9 @@ impl Cluster {
                 match &selector.ports {
                     Ports::All => all = true,
                     Ports::Range(low, high) => numbers.push(Value::from(*low..=*high)),
-                    Ports::Named(name) if direction == Direction::Ingress => numbers.extend(named_ports(pod, protocol, name)),
+                    Ports::Named(name) if direction == Direction::Ingress => {
+                        numbers.extend(named_ports(pod, protocol, name));
+                    }
                     Ports::Named(name) => names.push(name),
                 }
             }
@@ -222,8 +230,10 @@ impl Cluster {
             allow(&[Match::any_of(port, numbers)]);
             // Towards others, each destination has its own idea of what a name means.
             for target in &self.pods {
-                let ports: Vec<Value> = names.iter().flat_map(|name| named_ports(target, protocol, name)).collect();
-                let fits = |addr: &IpAddr| peers.as_ref().is_none_or(|all| all.iter().any(|p| p.contains(*addr)));
+                let ports: Vec<Value> =
+                    names.iter().flat_map(|name| named_ports(target, protocol, name)).collect();
+                let fits =
+                    |addr: &IpAddr| peers.as_ref().is_none_or(|all| all.iter().any(|p| p.contains(*addr)));
                 let addresses: Vec<IpPrefix> =
                     target.addresses.iter().copied().filter(fits).map(IpPrefix::host).collect();
                 for v4 in [true, false] {
@@ -275,7 +285,10 @@ fn preamble() -> [Rule; 2] {
     [
         Rule::new().ct_state(CtState::ESTABLISHED | CtState::RELATED).accept(),
         Rule::new()
-            .matching(Match::any_of(Field::Icmpv6Type, [130, 131, 132, 133, 134, 135, 136, 143].map(Value::icmpv6_type)))
+            .matching(Match::any_of(
+                Field::Icmpv6Type,
+                [130, 131, 132, 133, 134, 135, 136, 143].map(Value::icmpv6_type),
+            ))
             .accept(),
     ]
 }
@@ -306,5 +319,7 @@ fn comment(text: &str) -> String {
 
 /// Whether no packet can match: no address of this family, no such port.
 fn never(rule: &Rule) -> bool {
-    rule.statements().iter().any(|statement| matches!(statement, Statement::Match(condition) if condition.is_never()))
+    rule.statements()
+        .iter()
+        .any(|statement| matches!(statement, Statement::Match(condition) if condition.is_never()))
 }

@@ -81,7 +81,9 @@ impl fmt::Display for Reason {
                     None => f.write_str(", any port)"),
                 }
             }
-            Self::Denied { policies } => write!(f, "denied: isolated by {}, no rule allows it", policies.join(" and ")),
+            Self::Denied { policies } => {
+                write!(f, "denied: isolated by {}, no rule allows it", policies.join(" and "))
+            }
         }
     }
 }
@@ -155,7 +157,9 @@ impl Cluster {
         }
         for (policy, rules) in &policies {
             for (index, rule) in rules.iter().enumerate() {
-                let (Some(by), Some(port)) = (self.peer_of(policy, rule, other), port_of(rule, destination, traffic)) else {
+                let (Some(by), Some(port)) =
+                    (self.peer_of(policy, rule, other), port_of(rule, destination, traffic))
+                else {
                     continue;
                 };
                 return Reason::Allowed { policy: policy.id(), rule: index + 1, by, port };

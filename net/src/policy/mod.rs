@@ -18,5 +18,7 @@ mod selector;
 
 pub use compile::{Deny, Options};
 pub use evaluate::{Decision, Reason, Traffic};
-pub use model::{Cluster, Direction, Group, IpBlock, NamedPort, Peer, Pod, Policy, PolicyRule, PortSelector, Ports};
+pub use model::{
+    Cluster, Direction, Group, IpBlock, NamedPort, Peer, Pod, Policy, PolicyRule, PortSelector, Ports,
+};
 pub use selector::{Operator, Requirement, Selector};

@@ -116,7 +116,10 @@ impl IpBlock {
     pub fn new(block: IpPrefix, except: impl IntoIterator<Item = IpPrefix>) -> Result<Self> {
         let except: Vec<IpPrefix> = except.into_iter().collect();
         if let Some(stray) = except.iter().find(|hole| !block.covers(hole)) {
-            return Err(Error::invalid(format_args!("exception {stray}"), format_args!("a block inside {block}")));
+            return Err(Error::invalid(
+                format_args!("exception {stray}"),
+                format_args!("a block inside {block}"),
+            ));
         }
         Ok(Self { block, except })
     }
@@ -395,22 +398,35 @@ impl Cluster {
         let mut groups = HashSet::new();
         for group in &self.groups {
             if !groups.insert(group.name.as_str()) {
-                return Err(Error::invalid(format_args!("group {:?}", group.name), "a name that no other group has"));
+                return Err(Error::invalid(
+                    format_args!("group {:?}", group.name),
+                    "a name that no other group has",
+                ));
             }
         }
         let known = |name: &str, what: String| {
-            if groups.contains(name) { Ok(()) } else { Err(Error::invalid(what, format_args!("group {name:?} does not exist"))) }
+            if groups.contains(name) {
+                Ok(())
+            } else {
+                Err(Error::invalid(what, format_args!("group {name:?} does not exist")))
+            }
         };
         let mut owners: HashMap<IpAddr, String> = HashMap::new();
         let mut ids = HashSet::new();
         for pod in &self.pods {
             known(&pod.group, format!("pod {}", pod.id()))?;
             if !ids.insert((&pod.group, &pod.name)) {
-                return Err(Error::invalid(format_args!("pod {}", pod.id()), "a name that no other pod of the group has"));
+                return Err(Error::invalid(
+                    format_args!("pod {}", pod.id()),
+                    "a name that no other pod of the group has",
+                ));
             }
             for addr in &pod.addresses {
                 if let Some(other) = owners.insert(*addr, pod.id()) {
-                    return Err(Error::invalid(format_args!("address {addr} of pod {}", pod.id()), format_args!("{other} has it already")));
+                    return Err(Error::invalid(
+                        format_args!("address {addr} of pod {}", pod.id()),
+                        format_args!("{other} has it already"),
+                    ));
                 }
             }
             for port in &pod.ports {
@@ -421,7 +437,10 @@ impl Cluster {
         for policy in &self.policies {
             known(&policy.group, format!("policy {}", policy.id()))?;
             if !ids.insert((&policy.group, &policy.name)) {
-                return Err(Error::invalid(format_args!("policy {}", policy.id()), "a name that no other policy of the group has"));
+                return Err(Error::invalid(
+                    format_args!("policy {}", policy.id()),
+                    "a name that no other policy of the group has",
+                ));
             }
             for rule in policy.ingress.iter().chain(&policy.egress).flatten() {
                 for port in &rule.ports {
@@ -448,7 +467,11 @@ impl Cluster {
                 for (index, rule) in policy.rules(direction).unwrap_or_default().iter().enumerate() {
                     for peer in rule.peers.iter().filter(|peer| !matches!(peer, Peer::Block(_))) {
                         if !self.pods.iter().any(|pod| self.is_peer(policy, peer, pod)) {
-                            out.push(format!("policy {} {direction} rule {}: no pod matches {peer}", policy.id(), index + 1));
+                            out.push(format!(
+                                "policy {} {direction} rule {}: no pod matches {peer}",
+                                policy.id(),
+                                index + 1
+                            ));
                         }
                     }
                 }
@@ -464,7 +487,10 @@ impl Cluster {
     /// Whether a peer of a policy means this pod by labels; blocks mean addresses.
     pub(crate) fn is_peer(&self, policy: &Policy, peer: &Peer, pod: &Pod) -> bool {
         let group_fits = |selector: &Selector| {
-            self.groups.iter().find(|group| group.name == pod.group).is_some_and(|group| selector.matches(&group.labels))
+            self.groups
+                .iter()
+                .find(|group| group.name == pod.group)
+                .is_some_and(|group| selector.matches(&group.labels))
         };
         match peer {
             Peer::Pods(pods) => policy.group == pod.group && pods.matches(&pod.labels),

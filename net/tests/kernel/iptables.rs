@@ -1,11 +1,10 @@
 //! iptables: its tables as iptables itself lays them out, and its command lines with real traffic.
 
-mod common;
-
 use std::net::UdpSocket;
 use std::time::Duration;
 
-use common::*;
+use crate::common::*;
+use crate::netns_test;
 use palisade_net::ErrorKind;
 use palisade_net::iptables::{BuiltinChain, BuiltinTable, Iptables, parse};
 use palisade_net::nft::{Family, Policy, Protocol, Rule};
@@ -25,9 +24,18 @@ fn rule(line: &str) -> String {
     t.run("-t nat -N MINE").unwrap();
     t.run(line).unwrap_or_else(|e| panic!("{e}"));
     let ruleset = t.ruleset();
-    let rules: Vec<&Rule> = ruleset.tables().iter().flat_map(|t| t.chains()).flat_map(|c| c.rules()).collect();
+    let rules: Vec<&Rule> = ruleset
+        .tables()
+        .iter()
+        .flat_map(palisade_net::nft::Table::chains)
+        .flat_map(palisade_net::nft::Chain::rules)
+        .collect();
     assert_eq!(rules.len(), 1);
-    rules[0].display(Family::Ip).to_string().replace("counter packets 0 bytes 0 ", "").replace("counter packets 0 bytes 0", "")
+    rules[0]
+        .display(Family::Ip)
+        .to_string()
+        .replace("counter packets 0 bytes 0 ", "")
+        .replace("counter packets 0 bytes 0", "")
 }
 
 #[test]
@@ -38,22 +46,43 @@ fn command_lines_become_rules() {
         ("iptables -A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT", "ct state established accept"),
         ("iptables -A INPUT -m state --state NEW,RELATED -j ACCEPT", "ct state related,new accept"),
         ("iptables -t filter -A FORWARD -s 11.11.11.0/24 -j ACCEPT", "ip saddr 11.11.11.0/24 accept"),
-        ("iptables -t nat -A POSTROUTING -s 11.11.11.0/24 ! -o br0 -j MASQUERADE", "ip saddr 11.11.11.0/24 oifname != \"br0\" masquerade"),
-        ("-t nat -A PREROUTING ! -i br0 -p tcp --dport 8080 -j DNAT --to 172.17.0.2:80", "iifname != \"br0\" tcp dport 8080 dnat to 172.17.0.2:80"),
+        (
+            "iptables -t nat -A POSTROUTING -s 11.11.11.0/24 ! -o br0 -j MASQUERADE",
+            "ip saddr 11.11.11.0/24 oifname != \"br0\" masquerade",
+        ),
+        (
+            "-t nat -A PREROUTING ! -i br0 -p tcp --dport 8080 -j DNAT --to 172.17.0.2:80",
+            "iifname != \"br0\" tcp dport 8080 dnat to 172.17.0.2:80",
+        ),
         ("-t nat -A PREROUTING -m addrtype --dst-type LOCAL -j MINE", "fib daddr type local jump MINE"),
-        ("-t nat -A OUTPUT ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j MINE", "ip daddr != 127.0.0.0/8 fib daddr type local jump MINE"),
+        (
+            "-t nat -A OUTPUT ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j MINE",
+            "ip daddr != 127.0.0.0/8 fib daddr type local jump MINE",
+        ),
         ("-t nat -A POSTROUTING -j SNAT --to-source 10.0.0.1-10.0.0.9", "snat to 10.0.0.1-10.0.0.9"),
         ("-t nat -A PREROUTING -p udp -j REDIRECT --to-ports 53", "meta l4proto udp redirect to :53"),
         ("-A INPUT -s 10.0.0.5/255.255.255.0 -g MINE", "ip saddr 10.0.0.0/24 goto MINE"),
-        ("-A INPUT -s 10.0.0.1,10.0.0.2 -i eth+ -j RETURN", "ip saddr { 10.0.0.1, 10.0.0.2 } iifname \"eth*\" return"),
+        (
+            "-A INPUT -s 10.0.0.1,10.0.0.2 -i eth+ -j RETURN",
+            "ip saddr { 10.0.0.1, 10.0.0.2 } iifname \"eth*\" return",
+        ),
         ("-A INPUT -p udp -m multiport --dports 53,67:69 -j REJECT", "udp dport { 53, 67-69 } reject"),
-        ("-A INPUT -p tcp ! --sport :1023 -j REJECT --reject-with tcp-reset", "tcp sport != 0-1023 reject with tcp reset"),
-        ("-A INPUT -p tcp --syn -m comment --comment 'two words' -j DROP", "tcp flags syn / fin,syn,rst,ack drop comment \"two words\""),
+        (
+            "-A INPUT -p tcp ! --sport :1023 -j REJECT --reject-with tcp-reset",
+            "tcp sport != 0-1023 reject with tcp reset",
+        ),
+        (
+            "-A INPUT -p tcp --syn -m comment --comment 'two words' -j DROP",
+            "tcp flags syn / fin,syn,rst,ack drop comment \"two words\"",
+        ),
         ("-A INPUT -p tcp ! --tcp-flags ALL NONE", "tcp flags fin,syn,rst,psh,ack,urg "),
         ("-A INPUT -p icmp --icmp-type ping -j ACCEPT", "icmp type echo-request accept"),
         ("-A INPUT -p 47 -j ACCEPT", "meta l4proto gre accept"),
         ("-A INPUT ! -p tcp -j ACCEPT", "meta l4proto != tcp accept"),
-        ("-A INPUT -m limit --limit 5/min --limit-burst 3 -j LOG --log-prefix \"in: \" --log-level info", "limit rate 5/minute burst 3 packets log prefix \"in: \" level info"),
+        (
+            "-A INPUT -m limit --limit 5/min --limit-burst 3 -j LOG --log-prefix \"in: \" --log-level info",
+            "limit rate 5/minute burst 3 packets log prefix \"in: \" level info",
+        ),
         ("-A INPUT -m mark --mark 0x10/0xff -j ACCEPT", "meta mark & 0x000000ff == 0x00000010 accept"),
         ("-A INPUT -m mac --mac-source 02:00:00:00:00:01 -j DROP", "ether saddr 02:00:00:00:00:01 drop"),
         ("-t mangle -A PREROUTING -j MARK --set-mark 7", "meta mark set 0x00000007"),
@@ -106,7 +135,14 @@ fn what_cannot_be_done_is_refused() {
 
 #[test]
 fn chains_and_rules_come_and_go() {
-    let mut t = tables(&["-N A", "-A A -j DROP", "-A INPUT -j A", "-I INPUT -p icmp -j ACCEPT", "-I INPUT 2 -p udp -j ACCEPT", "-P INPUT DROP"]);
+    let mut t = tables(&[
+        "-N A",
+        "-A A -j DROP",
+        "-A INPUT -j A",
+        "-I INPUT -p icmp -j ACCEPT",
+        "-I INPUT 2 -p udp -j ACCEPT",
+        "-P INPUT DROP",
+    ]);
     assert_eq!(t.rules(BuiltinTable::Filter, "INPUT").len(), 3);
     assert_eq!(t.run("-N A").unwrap_err().kind(), ErrorKind::Exists);
     assert_eq!(t.run("-X A").unwrap_err().kind(), ErrorKind::Busy);
@@ -126,7 +162,8 @@ fn chains_and_rules_come_and_go() {
 /// Lab 68: which table has which chains, and in which order they act.
 #[test]
 fn the_matrix_of_tables_and_chains() {
-    let names = |table: BuiltinTable| table.chains().iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    let names =
+        |table: BuiltinTable| table.chains().iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
     assert_eq!(names(BuiltinTable::Filter), "INPUT FORWARD OUTPUT");
     assert_eq!(names(BuiltinTable::Nat), "PREROUTING INPUT OUTPUT POSTROUTING");
     assert_eq!(names(BuiltinTable::Mangle), "PREROUTING INPUT FORWARD OUTPUT POSTROUTING");

@@ -1,16 +1,16 @@
 //! Links, addresses, routes and neighbours against the real kernel.
 
-mod common;
-
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::Ipv6Addr;
 use std::os::fd::AsFd;
 use std::process::Command;
 
-use common::*;
+use crate::common::*;
+use crate::netns_test;
 use palisade_net::{
-    ErrorKind, IpPrefix, LinkKind, LinkSettings, MacAddr, MacvlanMode, NeighbourState, Netns, Route, RouteKind,
+    ErrorKind, IpPrefix, LinkKind, LinkSettings, MacAddr, MacvlanMode, NeighbourState, Netns, Route,
+    RouteKind,
 };
 
 netns_test! {
@@ -46,6 +46,7 @@ netns_test! {
         red.set_link(&name("reth0"), &LinkSettings::new().mac(mac).mtu(1400).up()).unwrap();
         up(&blue, "beth0");
         wait_running(&red, "reth0");
+        wait_running(&blue, "beth0");
 
         let link = red.link(&name("reth0")).unwrap();
         assert_eq!((link.kind.as_deref(), link.mtu, link.mac, link.up), (Some("veth"), 1400, Some(mac), true));
@@ -295,11 +296,12 @@ fn an_ordinary_user_opens_the_namespace_that_it_made() {
         let out = Command::new("setpriv")
             .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
             .arg(std::env::current_exe().unwrap())
-            .args(["an_ordinary_user_opens_the_namespace_that_it_made", "--exact", "--nocapture"])
+            .args(["links::an_ordinary_user_opens_the_namespace_that_it_made", "--exact", "--nocapture"])
             .env(AS_USER, "1")
             .output()
             .unwrap();
-        let text = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+        let text =
+            format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
         print!("{text}");
         return assert!(out.status.success() && text.contains("1 passed"));
     }

@@ -1,17 +1,16 @@
 //! Policies: the evaluator against the documented semantics, and against the kernel with real traffic.
 
-mod common;
-
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
-use common::*;
+use crate::common::*;
+use crate::netns_test;
 use palisade_net::nft::{Family, Protocol, Rule, Table};
 use palisade_net::policy::{
-    Cluster, Deny, Direction, Group, IpBlock, Operator, Options, Peer, Pod, Policy, PolicyRule, PortSelector, Ports,
-    Reason, Selector, Traffic,
+    Cluster, Deny, Direction, Group, IpBlock, Operator, Options, Peer, Pod, Policy, PolicyRule, PortSelector,
+    Ports, Reason, Selector, Traffic,
 };
 use palisade_net::{ErrorKind, IpPrefix, Netns, Route};
 use proptest::prelude::*;
@@ -31,10 +30,14 @@ fn v6(n: u8) -> IpAddr {
 
 /// Labs 82 and 83: three pods, and the three policies of the study.
 fn study(policies: &[usize]) -> Cluster {
-    let mut cluster = Cluster::new().group(Group::new("default")).node_address([10, 0, 0, 1]).node_address(v6(1));
+    let mut cluster =
+        Cluster::new().group(Group::new("default")).node_address([10, 0, 0, 1]).node_address(v6(1));
     for n in 1..=3u8 {
         let name = format!("np{n}");
-        let pod = Pod::new("default", name.clone()).label("app", name).address([10, 0, 0, 10 + n]).address(v6(10 + n));
+        let pod = Pod::new("default", name.clone())
+            .label("app", name)
+            .address([10, 0, 0, 10 + n])
+            .address(v6(10 + n));
         cluster = cluster.pod(pod);
     }
     let app = |n: usize| Selector::label("app", format!("np{n}"));
@@ -56,7 +59,12 @@ fn the_study_matrix() {
     let cluster = study(&[1, 2, 3]);
     for from in 1..=3u8 {
         for to in 1..=3u8 {
-            let t = Traffic { source: [10, 0, 0, 10 + from].into(), destination: [10, 0, 0, 10 + to].into(), protocol: Protocol::TCP, port: 80 };
+            let t = Traffic {
+                source: [10, 0, 0, 10 + from].into(),
+                destination: [10, 0, 0, 10 + to].into(),
+                protocol: Protocol::TCP,
+                port: 80,
+            };
             let decision = cluster.evaluate(&t);
             assert_eq!(decision.allowed(), !BLOCKED.contains(&(from, to)), "{decision}");
         }
@@ -70,8 +78,14 @@ fn the_study_matrix() {
     let decision = cluster.evaluate(&traffic("10.0.0.11", "10.0.0.13", Protocol::TCP, 80));
     assert_eq!(decision.ingress, Reason::Denied { policies: vec!["default/np3-ingress".into()] });
     assert_eq!(cluster.evaluate(&traffic("10.0.0.1", "10.0.0.13", Protocol::TCP, 80)).ingress, Reason::Node);
-    assert_eq!(cluster.evaluate(&traffic("10.0.0.13", "10.0.0.13", Protocol::TCP, 80)).ingress, Reason::Itself);
-    assert_eq!(cluster.evaluate(&traffic("10.0.0.13", "8.8.8.8", Protocol::TCP, 80)).ingress, Reason::Outside);
+    assert_eq!(
+        cluster.evaluate(&traffic("10.0.0.13", "10.0.0.13", Protocol::TCP, 80)).ingress,
+        Reason::Itself
+    );
+    assert_eq!(
+        cluster.evaluate(&traffic("10.0.0.13", "8.8.8.8", Protocol::TCP, 80)).ingress,
+        Reason::Outside
+    );
 }
 
 /// Lab 84: the documentation's example, with all three identifiers, ports and both directions.
@@ -106,7 +120,8 @@ fn the_documented_example() {
         );
     cluster.check().unwrap();
     assert!(cluster.lint().is_empty());
-    let ok = |from: &str, to: &str, protocol, port| cluster.evaluate(&traffic(from, to, protocol, port)).allowed();
+    let ok =
+        |from: &str, to: &str, protocol, port| cluster.evaluate(&traffic(from, to, protocol, port)).allowed();
     for (from, wanted) in [
         ("172.16.0.2", true),
         ("172.16.0.3", true),
@@ -126,14 +141,19 @@ fn the_documented_example() {
     // One item with both selectors is AND; two items are OR.
     let both = |peers: Vec<Peer>| {
         let mut c = cluster.clone();
-        c.policies = vec![Policy::new("default", "p", Selector::all()).allow(
-            Direction::Ingress,
-            peers.into_iter().fold(PolicyRule::everything(), PolicyRule::peer),
-        )];
-        ["172.16.0.2", "172.16.0.3", "172.16.0.4"].map(|from| c.evaluate(&traffic(from, "172.16.0.1", Protocol::TCP, 1)).allowed())
+        c.policies =
+            vec![Policy::new("default", "p", Selector::all()).allow(
+                Direction::Ingress,
+                peers.into_iter().fold(PolicyRule::everything(), PolicyRule::peer),
+            )];
+        ["172.16.0.2", "172.16.0.3", "172.16.0.4"]
+            .map(|from| c.evaluate(&traffic(from, "172.16.0.1", Protocol::TCP, 1)).allowed())
     };
     let (front, mine) = (Selector::label("role", "frontend"), Selector::label("project", "myproject"));
-    assert_eq!(both(vec![Peer::PodsInGroups { pods: front.clone(), groups: mine.clone() }]), [false, false, false]);
+    assert_eq!(
+        both(vec![Peer::PodsInGroups { pods: front.clone(), groups: mine.clone() }]),
+        [false, false, false]
+    );
     assert_eq!(both(vec![Peer::Pods(front.clone()), Peer::Groups(mine)]), [true, true, false]);
     assert_eq!(both(vec![Peer::PodsInGroups { pods: front, groups: Selector::all() }]), [true, false, true]);
     assert_eq!(both(vec![]), [true, true, true]);
@@ -156,11 +176,20 @@ fn what_does_not_fit_is_refused_by_name() {
     check(&|c| c.policy(Policy::new("default", "np1-ingress", Selector::all())), "no other policy");
     check(&|c| c.group(Group::new("default")), "no other group");
     let backwards = PortSelector { protocol: Protocol::TCP, ports: Ports::Range(9, 8) };
-    check(&|c| c.policy(Policy::new("default", "p", Selector::all()).allow(Direction::Egress, PolicyRule::everything().port(backwards.clone()))), "9-8");
-    let typo = base.clone().policy(
-        Policy::new("default", "typo", Selector::label("app", "npp"))
-            .allow(Direction::Ingress, PolicyRule::everything().peer(Peer::Pods(Selector::label("app", "np9")))),
+    check(
+        &|c| {
+            c.policy(
+                Policy::new("default", "p", Selector::all())
+                    .allow(Direction::Egress, PolicyRule::everything().port(backwards.clone())),
+            )
+        },
+        "9-8",
     );
+    let typo =
+        base.clone().policy(Policy::new("default", "typo", Selector::label("app", "npp")).allow(
+            Direction::Ingress,
+            PolicyRule::everything().peer(Peer::Pods(Selector::label("app", "np9"))),
+        ));
     let lint = typo.lint();
     assert_eq!(lint.len(), 2, "{lint:?}");
     assert!(lint[0].contains("app=npp") && lint[1].contains("app=np9"), "{lint:?}");
@@ -173,7 +202,10 @@ fn names_become_comments_not_syntax() {
     let cluster = Cluster::new()
         .group(Group::new(evil.clone()))
         .pod(Pod::new(evil.clone(), evil.clone()).address([10, 0, 0, 2]))
-        .policy(Policy::new(evil.clone(), evil, Selector::all()).allow(Direction::Ingress, PolicyRule::everything().port(PortSelector::tcp(1))));
+        .policy(
+            Policy::new(evil.clone(), evil, Selector::all())
+                .allow(Direction::Ingress, PolicyRule::everything().port(PortSelector::tcp(1))),
+        );
     let text = cluster.forward_table("t", &Options::new()).unwrap().to_string();
     assert!(!text.contains("x\" accept"), "{text}");
     assert!(text.lines().all(|l| l.matches('"').count() % 2 == 0), "{text}");
@@ -320,6 +352,7 @@ netns_test! {
         up(&pod, "eth0");
         up(&outside, "eth0");
         wait_running(&pod, "eth0");
+        wait_running(&outside, "eth0");
         for port in ["443", "80"] {
             serve_tcp(&outside, &format!("[::]:{port}"));
         }
@@ -382,12 +415,16 @@ fn echo(to: SocketAddr, wait: Duration) -> std::io::Result<()> {
 const PORTS: std::ops::RangeInclusive<u16> = 8001..=8004;
 
 fn labels() -> impl Strategy<Value = Vec<(String, String)>> {
-    prop::collection::vec((prop::sample::select(vec!["app", "tier"]), prop::sample::select(vec!["a", "b", "c"])), 0..3)
-        .prop_map(|all| all.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect())
+    prop::collection::vec(
+        (prop::sample::select(vec!["app", "tier"]), prop::sample::select(vec!["a", "b", "c"])),
+        0..3,
+    )
+    .prop_map(|all| all.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect())
 }
 
 fn selector() -> impl Strategy<Value = Selector> {
-    let values = prop::collection::vec(prop::sample::select(vec!["a", "b", "c"]).prop_map(str::to_owned), 1..3);
+    let values =
+        prop::collection::vec(prop::sample::select(vec!["a", "b", "c"]).prop_map(str::to_owned), 1..3);
     let operator = prop_oneof![
         4 => values.clone().prop_map(Operator::In),
         2 => values.prop_map(Operator::NotIn),
@@ -399,13 +436,25 @@ fn selector() -> impl Strategy<Value = Selector> {
 }
 
 fn block() -> impl Strategy<Value = Peer> {
-    let blocks = ["10.0.0.0/24", "10.0.0.8/29", "10.0.0.12/32", "192.0.2.0/24", "0.0.0.0/0", "fd00::/64", "fd00::c/126", "::/0", "2001:db8::/32"];
+    let blocks = [
+        "10.0.0.0/24",
+        "10.0.0.8/29",
+        "10.0.0.12/32",
+        "192.0.2.0/24",
+        "0.0.0.0/0",
+        "fd00::/64",
+        "fd00::c/126",
+        "::/0",
+        "2001:db8::/32",
+    ];
     let holes = ["10.0.0.12/31", "10.0.0.11/32", "192.0.2.9/32", "fd00::d/128", "fd00::e/127"];
-    (prop::sample::select(blocks.to_vec()), prop::sample::subsequence(holes.to_vec(), 0..=3)).prop_map(|(block, holes)| {
-        let block = prefix(block);
-        let holes = holes.into_iter().map(prefix).filter(|hole| block.covers(hole));
-        Peer::Block(IpBlock::new(block, holes.collect::<Vec<_>>()).unwrap())
-    })
+    (prop::sample::select(blocks.to_vec()), prop::sample::subsequence(holes.to_vec(), 0..=3)).prop_map(
+        |(block, holes)| {
+            let block = prefix(block);
+            let holes = holes.into_iter().map(prefix).filter(|hole| block.covers(hole));
+            Peer::Block(IpBlock::new(block, holes.collect::<Vec<_>>()).unwrap())
+        },
+    )
 }
 
 fn peer() -> impl Strategy<Value = Peer> {
@@ -436,7 +485,8 @@ fn policy() -> impl Strategy<Value = (bool, Selector, Option<Vec<PolicyRule>>, O
 
 /// Six pods in two groups on fixed addresses, some of them with one family only, with random labels, names of ports and policies.
 fn cluster() -> impl Strategy<Value = Cluster> {
-    let pod = (any::<bool>(), labels(), prop::option::of((PORTS, any::<bool>())), prop::option::of(PORTS), 0..8u8);
+    let pod =
+        (any::<bool>(), labels(), prop::option::of((PORTS, any::<bool>())), prop::option::of(PORTS), 0..8u8);
     (prop::collection::vec(pod, 1..=6), labels(), labels(), prop::collection::vec(policy(), 0..5)).prop_map(
         |(pods, first, second, policies)| {
             let group = |name: &str, labels: Vec<(String, String)>| {
@@ -445,7 +495,9 @@ fn cluster() -> impl Strategy<Value = Cluster> {
             let mut cluster = Cluster::new().group(group("one", first)).group(group("two", second));
             let pick = |first| if first { "one" } else { "two" };
             for (n, (first, labels, web, dns, families)) in (11u8..).zip(pods) {
-                let mut pod = labels.into_iter().fold(Pod::new(pick(first), format!("pod{n}")), |p, (k, v)| p.label(k, v));
+                let mut pod = labels
+                    .into_iter()
+                    .fold(Pod::new(pick(first), format!("pod{n}")), |p, (k, v)| p.label(k, v));
                 // Mostly both families.
                 if families != 0 {
                     pod = pod.address([10, 0, 0, n]);
@@ -491,6 +543,7 @@ fn network() -> Net {
         up(ns, link);
     }
     wait_running(&router, "wan");
+    wait_running(&ext, "eth0");
     ext.add_route(&Route::default_via([192, 0, 2, 1])).unwrap();
     ext.add_route(&Route::default_via(ip("2001:db8::1"))).unwrap();
     pods.push(ext);
@@ -608,7 +661,8 @@ fn rules_of_a_pod_read_like_the_policy() {
         );
     let table = cluster.forward_table("t", &Options::new()).unwrap();
     let chain = table.chains().iter().find(|c| c.name() == "ingress_0").unwrap();
-    let lines: Vec<String> = chain.rules().iter().map(|r: &Rule| r.display(Family::Inet).to_string()).collect();
+    let lines: Vec<String> =
+        chain.rules().iter().map(|r: &Rule| r.display(Family::Inet).to_string()).collect();
     assert_eq!(
         lines,
         [

@@ -1,13 +1,11 @@
 //! Tests run inside a user and network namespace of their own: the test binary starts itself again for one test.
 
-#![allow(dead_code, reason = "each test binary uses a part")]
-
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use palisade_net::{IfName, LinkKind, LinkSettings, Netns, Route};
 
@@ -21,14 +19,18 @@ pub(crate) fn skip(capability: &str, reason: &str) {
 }
 
 /// Runs `body` in a process of its own, root of a fresh user and network namespace.
-pub(crate) fn inside(test: &str, body: fn()) {
+pub(crate) fn inside(path: &str, body: fn()) {
+    // The test's name does not begin with that of the binary.
+    let test = path.split_once("::").map_or(path, |(_, test)| test);
     if std::env::var_os(INSIDE).is_some() {
         return body();
     }
     let unshare = ["--user", "--map-root-user", "--net"];
     match Command::new("unshare").args(unshare).arg("true").output() {
         Ok(out) if out.status.success() => {}
-        Ok(out) => return skip("userns", &format!("no user namespaces: {}", String::from_utf8_lossy(&out.stderr))),
+        Ok(out) => {
+            return skip("userns", &format!("no user namespaces: {}", String::from_utf8_lossy(&out.stderr)));
+        }
         Err(e) => return skip("userns", &format!("no unshare(1): {e}")),
     }
     let out = Command::new("unshare")
@@ -51,7 +53,7 @@ macro_rules! netns_test {
         $(#[$meta])*
         #[test]
         fn $name() {
-            common::inside(stringify!($name), || $body);
+            $crate::common::inside(concat!(module_path!(), "::", stringify!($name)), || $body);
         }
     };
 }
@@ -87,6 +89,7 @@ pub(crate) fn on_bridge(router: &Netns, n: u8) -> Netns {
     ns.add_route(&Route::default_via([10, 0, 0, 1])).unwrap();
     ns.add_route(&Route::default_via(ip("fd00::1"))).unwrap();
     wait_running(router, port.as_str());
+    wait_running(&ns, "eth0");
     ns
 }
 
@@ -102,11 +105,7 @@ pub(crate) fn router() -> Netns {
 }
 
 pub(crate) fn wait_running(ns: &Netns, link: &str) {
-    let end = Instant::now() + Duration::from_secs(10);
-    while !ns.link(&name(link)).unwrap().running {
-        assert!(Instant::now() < end, "{link} never came up");
-        thread::sleep(Duration::from_millis(2));
-    }
+    ns.wait_running(&name(link), Duration::from_secs(10)).unwrap();
 }
 
 /// Answers each TCP connection with the address of the client, until the process ends.

@@ -1,13 +1,12 @@
 //! nftables: what is applied is what is listed, by us and by nft, and it does what it says to real traffic.
 
-mod common;
-
 use std::net::IpAddr;
 
-use common::*;
+use crate::common::*;
+use crate::netns_test;
 use palisade_net::nft::{
-    Base, Chain, ChainKind, CtState, DataType, Family, Field, Hook, Map, MapType, MapValue, Match, NatTo, Policy,
-    Priority, Protocol, RateUnit, Reject, Rule, Ruleset, Set, Statement, Table, Value, Verdict,
+    Base, Chain, ChainKind, CtState, DataType, Family, Field, Hook, Map, MapType, MapValue, Match, NatTo,
+    Policy, Priority, Protocol, RateUnit, Reject, Rule, Ruleset, Set, Statement, Table, Value, Verdict,
 };
 use palisade_net::{ErrorKind, IpPrefix, LinkSettings, MacAddr, Netns, Route};
 use proptest::prelude::*;
@@ -51,10 +50,19 @@ fn everything() -> Ruleset {
         .chain(
             Chain::base(
                 "in",
-                Base { kind: ChainKind::Filter, hook: Hook::Input, priority: Priority(5), policy: Policy::Drop },
+                Base {
+                    kind: ChainKind::Filter,
+                    hook: Hook::Input,
+                    priority: Priority(5),
+                    policy: Policy::Drop,
+                },
             )
             .rule(Rule::new().matching(icmp(8)).accept())
-            .rule(Rule::new().matching(Match::any_of(Field::Icmpv6Type, [135, 128].map(Value::icmpv6_type))).accept())
+            .rule(
+                Rule::new()
+                    .matching(Match::any_of(Field::Icmpv6Type, [135, 128].map(Value::icmpv6_type)))
+                    .accept(),
+            )
             .rule(Rule::new().ct_state(CtState::ESTABLISHED | CtState::RELATED).accept())
             .rule(Rule::new().matching(Match::ct_state(CtState::NEW | CtState::UNTRACKED).negated()).drop())
             .rule(Rule::new().source(prefix("10.1.0.0/16")).tcp_port(22).counter().accept())
@@ -69,38 +77,106 @@ fn everything() -> Ruleset {
                     .accept()
                     .commented("two words"),
             )
-            .rule(Rule::new().source(prefix("fd00::/64")).matching(Match::is(Field::DestinationPort(Some(Protocol::UDP)), 53).negated()).drop())
+            .rule(
+                Rule::new()
+                    .source(prefix("fd00::/64"))
+                    .matching(Match::is(Field::DestinationPort(Some(Protocol::UDP)), 53).negated())
+                    .drop(),
+            )
             .rule(Rule::new().with(Statement::VerdictMap { key: Field::Ipv4Destination, map: "pods".into() }))
             .rule(Rule::new().with(Statement::VerdictMap { key: Field::Ipv4Destination, map: "nets".into() }))
             .rule(Rule::new().with(Statement::VerdictList {
                 key: Field::Ipv4Source,
-                verdicts: vec![(ip("10.0.0.2").into(), Verdict::Jump("pod".into())), (ip("10.0.0.9").into(), Verdict::Accept)],
+                verdicts: vec![
+                    (ip("10.0.0.2").into(), Verdict::Jump("pod".into())),
+                    (ip("10.0.0.9").into(), Verdict::Accept),
+                ],
             }))
-            .rule(Rule::new().input(Value::interfaces_beginning("eth").unwrap()).matching(Match::is(Field::OutputInterface, name("lo")).negated()).drop())
-            .rule(Rule::new().matching(Match::any_of(Field::Protocol, [Protocol::UDP, Protocol::TCP])).matching(Match::is(Field::DestinationPort(None), 53)).accept())
+            .rule(
+                Rule::new()
+                    .input(Value::interfaces_beginning("eth").unwrap())
+                    .matching(Match::is(Field::OutputInterface, name("lo")).negated())
+                    .drop(),
+            )
+            .rule(
+                Rule::new()
+                    .matching(Match::any_of(Field::Protocol, [Protocol::UDP, Protocol::TCP]))
+                    .matching(Match::is(Field::DestinationPort(None), 53))
+                    .accept(),
+            )
             .rule(Rule::new().protocol(Protocol::TCP).reject(Reject::TcpReset))
             .rule(Rule::new().tcp_port(9).reject(Reject::TcpReset))
             .rule(Rule::new().reject(Reject::PortUnreachable))
             .rule(Rule::new().reject(Reject::HostUnreachable))
-            .rule(Rule::new().matching(Match::in_set(Field::Ipv4Source, "blocks")).reject(Reject::AdminProhibited))
-            .rule(Rule::new().matching(Match::in_set(Field::Ipv6Source, "blocks6").negated()).reject(Reject::NoRoute))
-            .rule(Rule::new().matching(Match::tcp_flags(0x17, 2)).with(Statement::Log { prefix: Some("x y".into()), level: Some(6), group: None }))
-            .rule(Rule::new().matching(Match::tcp_flags(0x17, 2).negated()).with(Statement::Log { prefix: None, level: None, group: Some(5) }))
+            .rule(
+                Rule::new()
+                    .matching(Match::in_set(Field::Ipv4Source, "blocks"))
+                    .reject(Reject::AdminProhibited),
+            )
+            .rule(
+                Rule::new()
+                    .matching(Match::in_set(Field::Ipv6Source, "blocks6").negated())
+                    .reject(Reject::NoRoute),
+            )
+            .rule(Rule::new().matching(Match::tcp_flags(0x17, 2)).with(Statement::Log {
+                prefix: Some("x y".into()),
+                level: Some(6),
+                group: None,
+            }))
+            .rule(Rule::new().matching(Match::tcp_flags(0x17, 2).negated()).with(Statement::Log {
+                prefix: None,
+                level: None,
+                group: Some(5),
+            }))
             .rule(Rule::new().log("plain"))
-            .rule(Rule::new().with(Statement::Limit { rate: 5, unit: RateUnit::Second, burst: 7, over: false }).accept())
-            .rule(Rule::new().with(Statement::Limit { rate: 9, unit: RateUnit::Hour, burst: 5, over: true }).drop())
-            .rule(Rule::new().matching(Match::is(Field::DestinationAddressType, Value::local_address())).accept())
-            .rule(Rule::new().matching(Match::is(Field::SourceAddressType, Value::local_address()).negated()).accept())
-            .rule(Rule::new().matching(Match::is(Field::Mark, Value::mark(0x10))).with(Statement::SetMark(0x20)))
+            .rule(
+                Rule::new()
+                    .with(Statement::Limit { rate: 5, unit: RateUnit::Second, burst: 7, over: false })
+                    .accept(),
+            )
+            .rule(
+                Rule::new()
+                    .with(Statement::Limit { rate: 9, unit: RateUnit::Hour, burst: 5, over: true })
+                    .drop(),
+            )
+            .rule(
+                Rule::new()
+                    .matching(Match::is(Field::DestinationAddressType, Value::local_address()))
+                    .accept(),
+            )
+            .rule(
+                Rule::new()
+                    .matching(Match::is(Field::SourceAddressType, Value::local_address()).negated())
+                    .accept(),
+            )
+            .rule(
+                Rule::new()
+                    .matching(Match::is(Field::Mark, Value::mark(0x10)))
+                    .with(Statement::SetMark(0x20)),
+            )
             .rule(Rule::new().matching(Match::mark_masked(0xff, 0x10).negated()).accept())
             .rule(Rule::new().matching(Match::ct_dnat()).accept())
             .rule(Rule::new().matching(Match::in_set(Field::InputInterface, "links")).accept())
-            .rule(Rule::new().matching(Match::any_of(Field::OutputInterface, [name("b"), name("a")])).accept())
+            .rule(
+                Rule::new().matching(Match::any_of(Field::OutputInterface, [name("b"), name("a")])).accept(),
+            )
             .rule(Rule::new().udp_port(8000..=8010).accept())
-            .rule(Rule::new().matching(Match::is(Field::SourcePort(Some(Protocol::SCTP)), 8000..=8010).negated()).accept())
+            .rule(
+                Rule::new()
+                    .matching(Match::is(Field::SourcePort(Some(Protocol::SCTP)), 8000..=8010).negated())
+                    .accept(),
+            )
             .rule(Rule::new().source(ip("10.0.0.5")..=ip("10.0.0.9")).accept())
-            .rule(Rule::new().matching(Match::is(Field::Ipv6Source, ip("fd00::5")..=ip("fd00::9")).negated()).accept())
-            .rule(Rule::new().matching(Match::any_of(Field::Ipv4Source, [ip("5.6.7.8"), ip("1.2.3.4")]).negated()).accept())
+            .rule(
+                Rule::new()
+                    .matching(Match::is(Field::Ipv6Source, ip("fd00::5")..=ip("fd00::9")).negated())
+                    .accept(),
+            )
+            .rule(
+                Rule::new()
+                    .matching(Match::any_of(Field::Ipv4Source, [ip("5.6.7.8"), ip("1.2.3.4")]).negated())
+                    .accept(),
+            )
             .rule(Rule::new().protocol(Protocol(99)).accept())
             .rule(Rule::new().protocol(Protocol::ICMPV6).accept())
             .rule(Rule::new().matching(Match::is(Field::EtherType, Value::ether_type(0x0800))).accept())
@@ -140,12 +216,43 @@ fn everything() -> Ruleset {
         .chain(
             Chain::srcnat("post")
                 .rule(Rule::new().masquerade())
-                .rule(Rule::new().source(ip("1.2.3.4")).with(Statement::Snat(NatTo::Addresses(ip("10.0.0.1"), ip("10.0.0.5")))))
+                .rule(
+                    Rule::new()
+                        .source(ip("1.2.3.4"))
+                        .with(Statement::Snat(NatTo::Addresses(ip("10.0.0.1"), ip("10.0.0.5")))),
+                )
                 .rule(Rule::new().source(ip("1.2.3.4")).snat(ip("10.0.0.1"))),
         )
-        .chain(Chain::base("early", Base { kind: ChainKind::Filter, hook: Hook::Prerouting, priority: Priority::RAW, policy: Policy::Accept }).rule(Rule::new().tcp_port(5).with(Statement::NoTrack)))
-        .chain(Chain::base("odd", Base { kind: ChainKind::Filter, hook: Hook::Prerouting, priority: Priority(-400), policy: Policy::Accept }))
-        .chain(Chain::base("reroute", Base { kind: ChainKind::Route, hook: Hook::Output, priority: Priority::MANGLE, policy: Policy::Accept }))
+        .chain(
+            Chain::base(
+                "early",
+                Base {
+                    kind: ChainKind::Filter,
+                    hook: Hook::Prerouting,
+                    priority: Priority::RAW,
+                    policy: Policy::Accept,
+                },
+            )
+            .rule(Rule::new().tcp_port(5).with(Statement::NoTrack)),
+        )
+        .chain(Chain::base(
+            "odd",
+            Base {
+                kind: ChainKind::Filter,
+                hook: Hook::Prerouting,
+                priority: Priority(-400),
+                policy: Policy::Accept,
+            },
+        ))
+        .chain(Chain::base(
+            "reroute",
+            Base {
+                kind: ChainKind::Route,
+                hook: Hook::Output,
+                priority: Priority::MANGLE,
+                policy: Policy::Accept,
+            },
+        ))
         .chain(Chain::base("natin", nat(Hook::Input, Priority::SRCNAT)))
         .chain(Chain::base("natout", nat(Hook::Output, Priority(-103))));
     for set in sets {
@@ -155,41 +262,75 @@ fn everything() -> Ruleset {
         table = table.map(map);
     }
     let reject_all = |chain: Chain| {
-        [Reject::PortUnreachable, Reject::HostUnreachable, Reject::AdminProhibited, Reject::NoRoute, Reject::TcpReset]
-            .into_iter()
-            .fold(chain, |c, r| c.rule(Rule::new().tcp_port(1).reject(r)))
+        [
+            Reject::PortUnreachable,
+            Reject::HostUnreachable,
+            Reject::AdminProhibited,
+            Reject::NoRoute,
+            Reject::TcpReset,
+        ]
+        .into_iter()
+        .fold(chain, |c, r| c.rule(Rule::new().tcp_port(1).reject(r)))
     };
     Ruleset::new()
         .table(table)
         .table(
             Table::new(Family::Ip, "four")
-                .chain(reject_all(Chain::filter("c", Hook::Forward, Policy::Drop)).rule(Rule::new().matching(icmp(8)).source(ip("10.0.0.1")).accept()))
+                .chain(
+                    reject_all(Chain::filter("c", Hook::Forward, Policy::Drop))
+                        .rule(Rule::new().matching(icmp(8)).source(ip("10.0.0.1")).accept()),
+                )
                 .chain(Chain::dstnat("d").rule(Rule::new().tcp_port(1).dnat(to("10.0.0.1:7")))),
         )
-        .table(Table::new(Family::Ip6, "six").chain(reject_all(Chain::filter("c", Hook::Forward, Policy::Accept)).rule(Rule::new().destination(prefix("fd00::/12")).accept())))
+        .table(
+            Table::new(Family::Ip6, "six").chain(
+                reject_all(Chain::filter("c", Hook::Forward, Policy::Accept))
+                    .rule(Rule::new().destination(prefix("fd00::/12")).accept()),
+            ),
+        )
         .table(
             Table::new(Family::Bridge, "br").chain(
-                Chain::base("c", Base { kind: ChainKind::Filter, hook: Hook::Prerouting, priority: Priority(-200), policy: Policy::Accept })
-                    .rule(Rule::new().input(name("veth1")).matching(Match::is(Field::EtherSource, MacAddr([2, 0, 0, 0, 0, 1])).negated()).drop())
-                    .rule(Rule::new().matching(Match::is(Field::ArpSource, ip("10.0.0.2")).negated()).drop())
-                    .rule(Rule::new().matching(Match::is(Field::Ipv4Source, ip("10.0.0.2")).negated()).drop())
-                    .rule(Rule::new().source(ip("fd00::1")).accept())
-                    .rule(Rule::new().matching(Match::is(Field::EtherType, Value::ether_type(0x0806))).accept())
-                    .rule(Rule::new().tcp_port(22).drop()),
+                Chain::base(
+                    "c",
+                    Base {
+                        kind: ChainKind::Filter,
+                        hook: Hook::Prerouting,
+                        priority: Priority(-200),
+                        policy: Policy::Accept,
+                    },
+                )
+                .rule(
+                    Rule::new()
+                        .input(name("veth1"))
+                        .matching(Match::is(Field::EtherSource, MacAddr([2, 0, 0, 0, 0, 1])).negated())
+                        .drop(),
+                )
+                .rule(Rule::new().matching(Match::is(Field::ArpSource, ip("10.0.0.2")).negated()).drop())
+                .rule(Rule::new().matching(Match::is(Field::Ipv4Source, ip("10.0.0.2")).negated()).drop())
+                .rule(Rule::new().source(ip("fd00::1")).accept())
+                .rule(Rule::new().matching(Match::is(Field::EtherType, Value::ether_type(0x0806))).accept())
+                .rule(Rule::new().tcp_port(22).drop()),
             ),
         )
 }
 
 fn compare_with_nft(ns: &Netns, printed: &str) {
     match command(ns, "nft", &["list", "ruleset"]) {
-        Some((true, theirs)) => assert!(theirs == printed, "nft says\n{theirs}\nwe say\n{printed}\n{}", diff(&theirs, printed)),
+        Some((true, theirs)) => {
+            assert!(theirs == printed, "nft says\n{theirs}\nwe say\n{printed}\n{}", diff(&theirs, printed));
+        }
         Some((false, e)) => panic!("{e}"),
         None => skip("nft", "nft(8) is not installed"),
     }
 }
 
 fn diff(a: &str, b: &str) -> String {
-    a.lines().zip(b.lines()).filter(|(a, b)| a != b).map(|(a, b)| format!("nft {a}\nwe  {b}\n")).take(8).collect()
+    a.lines()
+        .zip(b.lines())
+        .filter(|(a, b)| a != b)
+        .map(|(a, b)| format!("nft {a}\nwe  {b}\n"))
+        .take(8)
+        .collect()
 }
 
 netns_test! {
@@ -254,9 +395,12 @@ fn any_match() -> impl Strategy<Value = Match> {
         Field::IcmpType,
     ];
     let one = prop::sample::select(fields.to_vec())
-        .prop_flat_map(|field| (Just(field), prop::collection::vec(value_of(field), 1..6), any::<bool>(), any::<bool>()))
+        .prop_flat_map(|field| {
+            (Just(field), prop::collection::vec(value_of(field), 1..6), any::<bool>(), any::<bool>())
+        })
         .prop_map(|(field, values, many, negated)| {
-            let condition = if many { Match::any_of(field, values) } else { Match::is(field, values[0].clone()) };
+            let condition =
+                if many { Match::any_of(field, values) } else { Match::is(field, values[0].clone()) };
             if negated { condition.negated() } else { condition }
         });
     let states = prop::sample::subsequence(
@@ -493,5 +637,45 @@ netns_test! {
         wait_running(&router, "port3");
         assert!(tcp(&evil, "10.0.0.2:80", SHORT).is_err(), "a false MAC passed");
         drop(evil.add_route(&Route::default_via([10, 0, 0, 1])));
+    }
+}
+
+/// What a list of messages may hold, mostly well-formed: headers and attributes with random contents.
+fn messages() -> impl Strategy<Value = Vec<u8>> {
+    let attr = (0..20u16, any::<bool>(), prop::collection::vec(any::<u8>(), 0..24));
+    let attrs = |list: &[(u16, bool, Vec<u8>)]| {
+        let mut out = Vec::new();
+        for (kind, nested, payload) in list {
+            let mut payload = payload.clone();
+            if *nested {
+                // One attribute in another, and once more.
+                let inner = [&[payload.len() as u8 + 4, 0, 1, 0][..], &payload].concat();
+                payload = [&[inner.len() as u8 + 4, 0, 2, 0][..], &inner].concat();
+            }
+            out.extend((payload.len() as u16 + 4).to_ne_bytes());
+            out.extend(kind.to_ne_bytes());
+            out.extend(&payload);
+            out.resize(out.len().next_multiple_of(4), 0);
+        }
+        out
+    };
+    let message = (0..20u16, prop::collection::vec(attr, 0..8)).prop_map(move |(kind, list)| {
+        let body = [vec![1, 0, 0, 0], attrs(&list)].concat();
+        let mut out = (body.len() as u32 + 16).to_ne_bytes().to_vec();
+        out.extend(kind.to_ne_bytes());
+        out.extend([0; 10]);
+        out.extend(body);
+        out
+    });
+    prop::collection::vec(message, 0..8).prop_map(|all| all.concat())
+}
+
+proptest! {
+    #[test]
+    fn any_answer_is_survived(data in messages(), noise in prop::collection::vec(any::<u8>(), 0..256)) {
+        palisade_net::fuzz::ruleset(&data);
+        palisade_net::fuzz::answers(data.get(16..).unwrap_or_default());
+        palisade_net::fuzz::ruleset(&noise);
+        palisade_net::fuzz::answers(&noise);
     }
 }

@@ -1,0 +1,9 @@
+//! Against the real kernel, each test in a user and network namespace of its own.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+mod iptables;
+mod links;
+mod nft;
+mod policy;
