@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod address;
+mod bridge;
 mod conntrack;
 mod error;
 pub mod iptables;
@@ -18,6 +19,7 @@ mod socket;
 mod sys;
 
 pub use address::InterfaceAddress;
+pub use bridge::{Bridge, BridgeSpec, Port, PortSpec};
 pub use conntrack::{Connection, Tuple};
 pub use error::{Error, ErrorKind, Result};
 pub use link::{Link, LinkKind, LinkSettings, MacvlanMode};
