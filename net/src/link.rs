@@ -1,5 +1,6 @@
 //! Network interfaces.
 
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -7,6 +8,8 @@ use crate::error::{Error, Result};
 use crate::name::{IfName, MacAddr};
 use crate::netlink::{Attrs, Message};
 use crate::netns::Netns;
+use crate::prefix::IpPrefix;
+use crate::route::RouteKind;
 use crate::socket::Answer;
 use crate::sys;
 
@@ -354,20 +357,39 @@ impl Netns {
         Ok(())
     }
 
-    /// Waits until a link is [running](Link::running). The kernel notices that both ends of a veth pair are up only some
-    /// time later, often a second; IPv6 addresses of the link cannot be reached before.
+    /// Waits until a link is [running](Link::running) and its addresses are in use, but for link-local ones. The kernel
+    /// notices that both ends of a veth pair are up only some time later, often a second, and takes up to another to make
+    /// IPv6 addresses reachable.
     ///
     /// # Errors
     /// `ETIMEDOUT` after `timeout`; [`NotFound`](crate::ErrorKind::NotFound) for the link.
-    pub fn wait_running(&self, name: &IfName, timeout: Duration) -> Result<()> {
+    pub fn wait_ready(&self, name: &IfName, timeout: Duration) -> Result<()> {
         let begin = Instant::now();
-        while !self.link(name)?.running {
+        while !self.is_ready(name)? {
             if begin.elapsed() >= timeout {
-                return Err(Error::system(format_args!("waiting for link {name} to run"), libc::ETIMEDOUT));
+                return Err(Error::system(
+                    format_args!("waiting for link {name} to be ready"),
+                    libc::ETIMEDOUT,
+                ));
             }
-            std::thread::sleep(Duration::from_millis(1));
+            std::thread::sleep(Duration::from_millis(2));
         }
         Ok(())
+    }
+
+    fn is_ready(&self, name: &IfName) -> Result<bool> {
+        let link = self.link(name)?;
+        if !link.running {
+            return Ok(false);
+        }
+        // An address is in use once the table `local` leads to it; the tentative flag alone comes off too early.
+        let routes = self.routes()?;
+        let in_use =
+            |addr: IpAddr| routes.iter().any(|r| r.kind == RouteKind::Local && r.to == IpPrefix::host(addr));
+        let link_local = |addr: IpAddr| matches!(addr, IpAddr::V6(a) if a.is_unicast_link_local());
+        let addresses = self.addresses()?;
+        let mut ours = addresses.iter().filter(|a| a.link == link.index && !link_local(a.addr));
+        Ok(ours.all(|a| !a.tentative && in_use(a.addr)))
     }
 
     /// Deletes a link; of a veth pair both ends go.

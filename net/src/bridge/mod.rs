@@ -3,7 +3,7 @@
 mod pool;
 mod rules;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -11,12 +11,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::link::{LinkKind, LinkSettings};
 use crate::name::{IfName, MacAddr};
 use crate::netns::Netns;
-use crate::nft::{Family, Protocol};
+use crate::nft::Protocol;
 use crate::prefix::IpPrefix;
 use crate::route::Route;
 
 use pool::Pool;
-use rules::Published;
 
 /// What a bridge shall be like.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,8 +129,8 @@ struct Shared {
 #[derive(Debug)]
 struct State {
     pools: Vec<Pool>,
-    /// What is attached, by the number in the name of the link.
-    ports: BTreeMap<u32, Attached>,
+    /// The numbers in the names of the links of what is attached.
+    ports: BTreeSet<u32>,
     published: BTreeMap<(Protocol, u16), u32>,
 }
 
@@ -150,6 +149,7 @@ pub struct Port {
     number: u32,
     attached: Attached,
     gateways: Vec<IpAddr>,
+    detached: bool,
 }
 
 impl Bridge {
@@ -181,7 +181,7 @@ impl Bridge {
             pools.push(Pool::new(*network)?);
         }
         ns.add_link(name, &LinkKind::Bridge)?;
-        let state = State { pools, ports: BTreeMap::new(), published: BTreeMap::new() };
+        let state = State { pools, ports: BTreeSet::new(), published: BTreeMap::new() };
         let table = format!("palisade-{name}");
         // From here on dropping it deletes the link.
         let bridge = Self(Arc::new(Shared { ns, spec: spec.clone(), table, state: Mutex::new(state) }));
@@ -222,7 +222,7 @@ impl Bridge {
         }
         shared.ns.set_link(&link, &outer)?;
         shared.ns.set_link(&link, &LinkSettings::new().isolated(shared.spec.isolated).hairpin(true))?;
-        shared.guard()?;
+        shared.ns.change(&rules::add_guard(&shared.table, &port.attached))?;
         sandbox.set_link(&inside, &inner)?;
         for addr in &addresses {
             let len = shared
@@ -235,7 +235,7 @@ impl Bridge {
             // Nobody can claim to be the sandbox in the eyes of the gateway.
             shared.ns.set_neighbour(&shared.spec.name, *addr, mac)?;
         }
-        shared.publish(&port.attached)?;
+        shared.ns.change(&rules::publish(&shared.table, &port.attached))?;
         sandbox.set_link(&inside, &LinkSettings::new().up())?;
         let gateway_mac = shared.ns.link(&shared.spec.name)?.mac;
         for gateway in &port.gateways {
@@ -295,7 +295,7 @@ impl Shared {
             state.release(&addresses);
             return Err(e);
         }
-        let number = (0..).find(|n| !state.ports.contains_key(n)).unwrap_or_default();
+        let number = (0..).find(|n| !state.ports.contains(n)).unwrap_or_default();
         let [_, a, b, c] = number.to_be_bytes();
         let attached = Attached {
             link: IfName::new(format!("{}p{number}", self.spec.name))
@@ -308,22 +308,9 @@ impl Shared {
         state
             .published
             .extend(attached.publish.iter().map(|(protocol, outside, _)| ((*protocol, *outside), number)));
-        state.ports.insert(number, attached.clone());
+        state.ports.insert(number);
         let gateways = state.pools.iter().map(Pool::gateway).collect();
-        Ok(Port { bridge: Arc::clone(self), number, attached, gateways })
-    }
-
-    /// The rules that keep each port to its own addresses.
-    fn guard(&self) -> Result<()> {
-        let state = self.lock();
-        self.ns.apply(&rules::guards(&self.table, state.ports.values()).into())
-    }
-
-    fn publish(&self, attached: &Attached) -> Result<()> {
-        for Published { map, .. } in rules::published(attached) {
-            self.ns.add_to_map(Family::Inet, &self.table, &map)?;
-        }
-        Ok(())
+        Ok(Port { bridge: Arc::clone(self), number, attached, gateways, detached: false })
     }
 }
 
@@ -374,7 +361,7 @@ impl Port {
 
     fn remove(&mut self) -> Result<()> {
         let bridge = Arc::clone(&self.bridge);
-        if bridge.lock().ports.remove(&self.number).is_none() {
+        if std::mem::replace(&mut self.detached, true) {
             return Ok(());
         }
         let mut result = Ok(());
@@ -385,9 +372,8 @@ impl Port {
             _ => {}
         };
         step(bridge.ns.delete_link(&self.attached.link));
-        for Published { map, .. } in rules::published(&self.attached) {
-            step(bridge.ns.remove_from_map(Family::Inet, &bridge.table, &map));
-        }
+        step(bridge.ns.change(&rules::withdraw(&bridge.table, &self.attached)));
+        step(bridge.ns.change(&rules::remove_guard(&bridge.table, &self.attached)));
         for addr in &self.attached.addresses {
             step(bridge.ns.delete_neighbour(&bridge.spec.name, *addr));
         }
@@ -400,10 +386,10 @@ impl Port {
                 .forget_connections(|c| concerns(&c.original.source) || concerns(&c.reply.source))
                 .map(drop),
         );
-        step(bridge.guard());
         let mut state = bridge.lock();
         state.release(ours);
         let number = self.number;
+        state.ports.remove(&number);
         state.published.retain(|_, owner| *owner != number);
         result
     }

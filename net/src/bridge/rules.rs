@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use super::{Attached, BridgeSpec};
 use crate::nft::{
-    Base, Chain, ChainKind, CtState, DataType, Family, Field, Hook, Map, MapType, MapValue, Match, NatTo,
-    Policy, Priority, Protocol, Rule, Ruleset, Statement, Table, Value,
+    Base, Chain, ChainKind, Changes, CtState, DataType, Family, Field, Hook, Map, MapType, MapValue, Match,
+    NatTo, Policy, Priority, Protocol, Rule, Ruleset, Statement, Table, Value, Verdict,
 };
 use crate::prefix::IpPrefix;
 
@@ -21,26 +21,28 @@ fn map(name: &str, v4: bool) -> Map {
     Map::new(name, DataType::Port, if v4 { MapType::Ipv4Endpoint } else { MapType::Ipv6Endpoint })
 }
 
-/// Elements of one of the maps.
-pub(super) struct Published {
-    pub(super) map: Map,
-}
-
 /// What a port publishes, as elements of the maps; none where there is nothing.
-pub(super) fn published(attached: &Attached) -> Vec<Published> {
+fn published(attached: &Attached) -> Vec<Map> {
     let mut out = Vec::new();
     for (name, protocol, v4) in MAPS {
         // The first address of the family.
         let Some(addr) = attached.addresses.iter().find(|addr| addr.is_ipv4() == v4) else { continue };
         let ports = attached.publish.iter().filter(|(p, ..)| *p == protocol);
-        let elements = ports.fold(map(name, v4), |map, (_, outside, inside)| {
+        out.push(ports.fold(map(name, v4), |map, (_, outside, inside)| {
             map.element(*outside, MapValue::Endpoint(SocketAddr::new(*addr, *inside)))
-        });
-        if !elements.entries().is_empty() {
-            out.push(Published { map: elements });
-        }
+        }));
     }
     out
+}
+
+/// Opens the published ports of a sandbox.
+pub(super) fn publish(name: &str, attached: &Attached) -> Changes {
+    published(attached).into_iter().fold(Changes::new(Family::Inet, name), Changes::add_to_map)
+}
+
+/// Closes them.
+pub(super) fn withdraw(name: &str, attached: &Attached) -> Changes {
+    published(attached).into_iter().fold(Changes::new(Family::Inet, name), Changes::remove_from_map)
 }
 
 fn is_local() -> Match {
@@ -104,38 +106,53 @@ pub(super) fn tables(spec: &BridgeSpec, name: &str) -> Ruleset {
             .rule(Rule::new().input(bridge()).counter().drop());
     }
     let table = [prerouting, input, forward, output, postrouting].into_iter().fold(table, Table::chain);
-    Ruleset::from(table)
+    Ruleset::from(table).table(guards(name))
 }
 
-/// Keeps each port to its own addresses, and from playing router or DHCP server for the others.
-pub(super) fn guards<'a>(name: &str, ports: impl Iterator<Item = &'a Attached>) -> Table {
+/// What leads from a port to the chain of its guards.
+fn guard_map() -> Map {
+    Map::new("ports", DataType::Interface, MapType::Verdict)
+}
+
+/// The table of guards, with no ports yet.
+fn guards(name: &str) -> Table {
     let base = Base {
         kind: ChainKind::Filter,
         hook: Hook::Prerouting,
         priority: Priority(-300),
         policy: Policy::Accept,
     };
-    let mut chain = Chain::base("prerouting", base);
-    for port in ports {
-        let from = || Rule::new().input(Value::from(&port.link));
-        let of_family = |v4: bool| port.addresses.iter().filter(move |addr| addr.is_ipv4() == v4).copied();
-        let v6 = of_family(false)
-            .map(IpPrefix::host)
-            .chain([LINK_LOCAL_V6, IpPrefix::host(Ipv6Addr::UNSPECIFIED)]);
-        for condition in [
-            Match::is(Field::EtherSource, port.mac).negated(),
-            Match::any_of(Field::ArpSource, of_family(true)).negated(),
-            Match::any_of(Field::Ipv4Source, of_family(true)).negated(),
-            Match::any_of(Field::Ipv6Source, v6).negated(),
-            // Router advertisements and redirects; answers of a DHCP server.
-            Match::any_of(Field::Icmpv6Type, [134, 137].map(Value::icmpv6_type)),
-            Match::any_of(Field::SourcePort(Some(Protocol::UDP)), [67u16, 547]),
-        ] {
-            // None of no addresses: there is nothing that such a port may send.
-            chain = chain.rule(from().matching(condition).drop());
-        }
-    }
-    Table::new(Family::Bridge, name).owned().chain(chain)
+    let lead = Statement::VerdictMap { key: Field::InputInterface, map: guard_map().name().into() };
+    let chain = Chain::base("prerouting", base).rule(Rule::new().with(lead));
+    Table::new(Family::Bridge, name).owned().map(guard_map()).chain(chain)
+}
+
+fn guard_entry(port: &Attached) -> Map {
+    guard_map().element(&port.link, MapValue::Verdict(Verdict::Jump(port.link.to_string())))
+}
+
+/// Keeps a port to its own addresses, and from playing router or DHCP server for the others.
+pub(super) fn add_guard(name: &str, port: &Attached) -> Changes {
+    let of_family = |v4: bool| port.addresses.iter().filter(move |addr| addr.is_ipv4() == v4).copied();
+    let v6 =
+        of_family(false).map(IpPrefix::host).chain([LINK_LOCAL_V6, IpPrefix::host(Ipv6Addr::UNSPECIFIED)]);
+    let conditions = [
+        Match::is(Field::EtherSource, port.mac).negated(),
+        Match::any_of(Field::ArpSource, of_family(true)).negated(),
+        Match::any_of(Field::Ipv4Source, of_family(true)).negated(),
+        Match::any_of(Field::Ipv6Source, v6).negated(),
+        // Router advertisements and redirects; answers of a DHCP server.
+        Match::any_of(Field::Icmpv6Type, [134, 137].map(Value::icmpv6_type)),
+        Match::any_of(Field::SourcePort(Some(Protocol::UDP)), [67u16, 547]),
+    ];
+    let rules = conditions.into_iter().map(|condition| Rule::new().matching(condition).drop());
+    let chain = rules.fold(Chain::new(port.link.to_string()), Chain::rule);
+    Changes::new(Family::Bridge, name).add_chain(chain).add_to_map(guard_entry(port))
+}
+
+/// Takes the guards of a port away again.
+pub(super) fn remove_guard(name: &str, port: &Attached) -> Changes {
+    Changes::new(Family::Bridge, name).remove_from_map(guard_entry(port)).remove_chain(port.link.to_string())
 }
 
 const LOOPBACK_V4: IpPrefix = IpPrefix::constant([127, 0, 0, 0], 8);

@@ -122,6 +122,22 @@ fn split_words(line: &str) -> Result<Vec<String>> {
     Ok(words)
 }
 
+/// Targets that are not chains.
+const TARGETS: [&str; 12] = [
+    "ACCEPT",
+    "DROP",
+    "RETURN",
+    "REJECT",
+    "LOG",
+    "MASQUERADE",
+    "SNAT",
+    "DNAT",
+    "REDIRECT",
+    "MARK",
+    "NOTRACK",
+    "CT",
+];
+
 enum Verb {
     Append,
     Insert(usize),
@@ -244,6 +260,9 @@ impl<'a> Parser<'a> {
             verb.ok_or_else(|| Error::invalid("no command", "one of -A -I -R -D -P -N -X -F"))?;
         if let Some(chain) = &chain {
             check_chain(chain)?;
+            if TARGETS.contains(&chain.as_str()) {
+                return Err(Error::invalid(format_args!("chain {chain:?}"), "a name that is not a target's"));
+            }
         }
         let named = || chain.clone().unwrap_or_default();
         let has_rule = matches!(verb, Verb::Append | Verb::Insert(_) | Verb::Replace(_) | Verb::Delete(None));

@@ -50,13 +50,13 @@ pub(super) fn set_elements(set: &Set) -> Vec<Element<'_>> {
     set.elements.iter().map(|v| (v, None)).collect()
 }
 
-fn message(kind: i32, family: Family, flags: i32) -> Message {
+pub(super) fn message(kind: i32, family: Family, flags: i32) -> Message {
     let kind = (libc::NFNL_SUBSYS_NFTABLES << 8 | kind) as u16;
     Message::new(kind, flags).fixed(&[family.number(), 0, 0, 0])
 }
 
 impl Batch {
-    fn push(&mut self, message: Message, label: String) {
+    pub(super) fn push(&mut self, message: Message, label: String) {
         self.messages.push(message);
         self.labels.push(label);
     }
@@ -98,6 +98,18 @@ impl Batch {
                 &map_elements(map)?,
             )?;
         }
+        self.add_rules(table)
+    }
+
+    /// The chains of a table that exists already.
+    pub(super) fn add_chains(&mut self, table: &Table) -> Result<()> {
+        for chain in &table.chains {
+            self.create_chain(table, chain)?;
+        }
+        self.add_rules(table)
+    }
+
+    fn add_rules(&mut self, table: &Table) -> Result<()> {
         for chain in &table.chains {
             for (index, rule) in chain.rules.iter().enumerate() {
                 let label =

@@ -24,15 +24,15 @@ fn carrier() -> (Netns, Netns) {
         ns.add_address(&name(link), ip(&format!("fd99::{n}")), 64).unwrap();
         up(ns, link);
     }
-    wait_running(&carrier, "up0");
-    wait_running(&outside, "eth0");
+    wait_ready(&carrier, "up0");
+    wait_ready(&outside, "eth0");
     (carrier, outside)
 }
 
 fn ready(bridge: &Bridge, sandbox: &Netns, link: &str) {
-    wait_running(bridge.netns(), link);
-    wait_running(bridge.netns(), "br0");
-    wait_running(sandbox, "eth0");
+    wait_ready(bridge.netns(), link);
+    wait_ready(bridge.netns(), "br0");
+    wait_ready(sandbox, "eth0");
 }
 
 netns_test! {

@@ -88,8 +88,8 @@ pub(crate) fn on_bridge(router: &Netns, n: u8) -> Netns {
     up(&ns, "eth0");
     ns.add_route(&Route::default_via([10, 0, 0, 1])).unwrap();
     ns.add_route(&Route::default_via(ip("fd00::1"))).unwrap();
-    wait_running(router, port.as_str());
-    wait_running(&ns, "eth0");
+    wait_ready(router, port.as_str());
+    wait_ready(&ns, "eth0");
     ns
 }
 
@@ -104,8 +104,8 @@ pub(crate) fn router() -> Netns {
     ns
 }
 
-pub(crate) fn wait_running(ns: &Netns, link: &str) {
-    ns.wait_running(&name(link), Duration::from_secs(10)).unwrap();
+pub(crate) fn wait_ready(ns: &Netns, link: &str) {
+    ns.wait_ready(&name(link), Duration::from_secs(10)).unwrap();
 }
 
 /// Answers each TCP connection with the address of the client, until the process ends.

@@ -122,6 +122,7 @@ fn what_cannot_be_done_is_refused() {
         ("iptables -D INPUT 1", "rule 1 of 0"),
         ("iptables -D INPUT -j DROP", "a rule like this"),
         ("iptables -I INPUT 2 -j DROP", "rule 2 of 1"),
+        ("iptables -N ACCEPT", "not a target's"),
         ("iptables -P INPUT REJECT", "ACCEPT or DROP"),
         ("iptables -A", "a value after it"),
     ] {
@@ -246,7 +247,7 @@ netns_test! {
             ns.add_address(&name("eth0"), [10, 0, 0, n], 24).unwrap();
             up(ns, "eth0");
         }
-        wait_running(&a, "eth0");
+        wait_ready(&a, "eth0");
         for port in [22, 80, 81, 82] {
             serve_tcp(&b, &format!("0.0.0.0:{port}"));
         }
@@ -283,7 +284,7 @@ netns_test! {
             up(ns, "eth0");
             serve_tcp(ns, "0.0.0.0:80");
         }
-        wait_running(&a, "eth0");
+        wait_ready(&a, "eth0");
         let lines = ["iptables -P INPUT DROP", "iptables -A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT"];
         b.apply(&tables(&lines).ruleset()).unwrap();
         let held = b.run(|| std::net::TcpStream::connect("10.0.0.1:80")).unwrap().unwrap();
@@ -353,7 +354,7 @@ netns_test! {
         ext.add_address(&name("eth0"), [192, 0, 2, 9], 24).unwrap();
         up(&router, "wan");
         up(&ext, "eth0");
-        wait_running(&router, "wan");
+        wait_ready(&router, "wan");
         serve_tcp(&ext, "0.0.0.0:80");
         serve_tcp(&inside, "0.0.0.0:80");
         assert!(tcp(&inside, "192.0.2.9:80", SHORT).is_err(), "no way back");

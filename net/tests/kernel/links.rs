@@ -45,8 +45,8 @@ netns_test! {
         let mac = MacAddr([2, 0, 0, 0, 0, 2]);
         red.set_link(&name("reth0"), &LinkSettings::new().mac(mac).mtu(1400).up()).unwrap();
         up(&blue, "beth0");
-        wait_running(&red, "reth0");
-        wait_running(&blue, "beth0");
+        wait_ready(&red, "reth0");
+        wait_ready(&blue, "beth0");
 
         let link = red.link(&name("reth0")).unwrap();
         assert_eq!((link.kind.as_deref(), link.mtu, link.mac, link.up), (Some("veth"), 1400, Some(mac), true));
@@ -119,7 +119,7 @@ netns_test! {
         assert_eq!(host.link(&name("mv0")).unwrap_err().kind(), ErrorKind::NotFound);
         inner.add_address(&name("mv0"), [10, 9, 0, 2], 24).unwrap();
         up(&inner, "mv0");
-        wait_running(&inner, "mv0");
+        wait_ready(&inner, "mv0");
         serve_tcp(&peer, "0.0.0.0:80");
         assert_eq!(tcp(&inner, "10.9.0.1:80", LONG).unwrap(), "10.9.0.2");
     }

@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use crate::common::*;
 use crate::netns_test;
 use palisade_net::nft::{
-    Base, Chain, ChainKind, CtState, DataType, Family, Field, Hook, Map, MapType, MapValue, Match, NatTo,
-    Policy, Priority, Protocol, RateUnit, Reject, Rule, Ruleset, Set, Statement, Table, Value, Verdict,
+    Base, Chain, ChainKind, Changes, CtState, DataType, Family, Field, Hook, Map, MapType, MapValue, Match,
+    NatTo, Policy, Priority, Protocol, RateUnit, Reject, Rule, Ruleset, Set, Statement, Table, Value,
+    Verdict,
 };
 use palisade_net::{ErrorKind, IpPrefix, LinkSettings, MacAddr, Netns, Route};
 use proptest::prelude::*;
@@ -504,24 +505,50 @@ netns_test! {
 netns_test! {
     fn sets_and_maps_change_while_in_use() {
         let ns = fresh();
+        let change = |f: &dyn Fn(Changes) -> Changes| ns.change(&f(Changes::new(Family::Inet, "t")));
         let ports = |p: &[u16]| Set::new("ports", DataType::Port).elements(p.to_vec());
         let endpoint = |p: u16, a: &str| {
             Map::new("m", DataType::Port, MapType::Ipv4Endpoint).element(p, MapValue::Endpoint(a.parse().unwrap()))
         };
         let nets = |s: &str| Set::new("nets", DataType::Ipv6).with_ranges().elements([prefix(s)]);
         ns.apply(&Table::new(Family::Inet, "t").set(ports(&[1])).set(nets("fd00::/16")).map(endpoint(1, "10.0.0.1:1")).into()).unwrap();
-        ns.add_to_set(Family::Inet, "t", &ports(&[2, 3])).unwrap();
-        ns.remove_from_set(Family::Inet, "t", &ports(&[1])).unwrap();
-        assert_eq!(ns.remove_from_set(Family::Inet, "t", &ports(&[2, 9])).unwrap_err().kind(), ErrorKind::NotFound);
-        ns.add_to_set(Family::Inet, "t", &nets("fe80::/10")).unwrap();
-        ns.remove_from_set(Family::Inet, "t", &nets("fd00::/16")).unwrap();
-        ns.add_to_map(Family::Inet, "t", &endpoint(2, "10.0.0.2:2")).unwrap();
-        assert_eq!(ns.add_to_map(Family::Inet, "t", &endpoint(2, "10.0.0.9:9")).unwrap_err().kind(), ErrorKind::Exists);
-        ns.remove_from_map(Family::Inet, "t", &endpoint(1, "10.0.0.1:1")).unwrap();
+        change(&|c| c.add_to_set(ports(&[2, 3]))).unwrap();
+        change(&|c| c.remove_from_set(ports(&[1]))).unwrap();
+        assert_eq!(change(&|c| c.remove_from_set(ports(&[2, 9]))).unwrap_err().kind(), ErrorKind::NotFound);
+        change(&|c| c.add_to_set(nets("fe80::/10"))).unwrap();
+        change(&|c| c.remove_from_set(nets("fd00::/16"))).unwrap();
+        change(&|c| c.add_to_map(endpoint(2, "10.0.0.2:2"))).unwrap();
+        assert_eq!(change(&|c| c.add_to_map(endpoint(2, "10.0.0.9:9"))).unwrap_err().kind(), ErrorKind::Exists);
+        change(&|c| c.remove_from_map(endpoint(1, "10.0.0.1:1"))).unwrap();
         let wanted = Table::new(Family::Inet, "t").set(ports(&[2, 3])).set(nets("fe80::/10")).map(endpoint(2, "10.0.0.2:2"));
         assert_eq!(ns.ruleset().unwrap(), wanted.into());
-        let e = ns.add_to_set(Family::Inet, "t", &Set::new("none", DataType::Port).elements([1u16])).unwrap_err();
+        let e = change(&|c| c.add_to_set(Set::new("none", DataType::Port).elements([1u16]))).unwrap_err();
         assert_eq!(e.kind(), ErrorKind::NotFound);
+    }
+}
+
+netns_test! {
+    fn chains_come_and_go() {
+        let ns = fresh();
+        let map = Map::new("m", DataType::Interface, MapType::Verdict);
+        let lead = Rule::new().with(Statement::VerdictMap { key: Field::InputInterface, map: "m".into() });
+        let table = Table::new(Family::Inet, "t").map(map.clone()).chain(Chain::filter("in", Hook::Input, Policy::Accept).rule(lead));
+        ns.apply(&table.clone().into()).unwrap();
+        let chain = || Chain::new("eth0").rule(Rule::new().matching(Match::any_of(Field::Ipv4Source, [ip("10.0.0.1"), ip("10.0.0.3")])).drop());
+        let entry = || map.clone().element(name("eth0"), MapValue::Verdict(Verdict::Jump("eth0".into())));
+        let changes = || Changes::new(Family::Inet, "t");
+        ns.change(&changes().add_chain(chain()).add_to_map(entry())).unwrap();
+        let listed = ns.ruleset().unwrap();
+        assert_eq!(listed.tables()[0].chains().last(), Some(&chain()));
+        assert_eq!(listed.tables()[0].maps(), [entry()]);
+        assert_eq!(ns.change(&changes().add_chain(chain())).unwrap_err().kind(), ErrorKind::Exists);
+        assert_eq!(ns.change(&changes().remove_chain("eth0")).unwrap_err().kind(), ErrorKind::Busy);
+        assert_eq!(ns.change(&changes().remove_chain("eth1")).unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(ns.change(&Changes::new(Family::Inet, "none").remove_chain("x")).unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(ns.ruleset().unwrap(), listed);
+        ns.change(&changes().remove_from_map(entry()).remove_chain("eth0")).unwrap();
+        assert_eq!(ns.ruleset().unwrap(), table.into());
+        ns.change(&changes()).unwrap();
     }
 }
 
@@ -570,7 +597,7 @@ fn outside(router: &Netns) -> Netns {
     up(router, "wan");
     ext.add_address(&name("eth0"), [192, 0, 2, 9], 24).unwrap();
     up(&ext, "eth0");
-    wait_running(router, "wan");
+    wait_ready(router, "wan");
     ext
 }
 
@@ -634,7 +661,7 @@ netns_test! {
         evil.set_link(&name("eth0"), &LinkSettings::new().down().mac(MacAddr([2, 0, 0, 0, 0, 66]))).unwrap();
         up(&evil, "eth0");
         evil.add_address(&name("eth0"), [10, 0, 0, 3], 24).unwrap();
-        wait_running(&router, "port3");
+        wait_ready(&router, "port3");
         assert!(tcp(&evil, "10.0.0.2:80", SHORT).is_err(), "a false MAC passed");
         drop(evil.add_route(&Route::default_via([10, 0, 0, 1])));
     }

@@ -351,8 +351,8 @@ netns_test! {
         pod.add_address(&name("eth0"), [169, 254, 1, 1], 16).unwrap();
         up(&pod, "eth0");
         up(&outside, "eth0");
-        wait_running(&pod, "eth0");
-        wait_running(&outside, "eth0");
+        wait_ready(&pod, "eth0");
+        wait_ready(&outside, "eth0");
         for port in ["443", "80"] {
             serve_tcp(&outside, &format!("[::]:{port}"));
         }
@@ -542,8 +542,8 @@ fn network() -> Net {
         ns.add_address(&name(link), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, n.into()), 64).unwrap();
         up(ns, link);
     }
-    wait_running(&router, "wan");
-    wait_running(&ext, "eth0");
+    wait_ready(&router, "wan");
+    wait_ready(&ext, "eth0");
     ext.add_route(&Route::default_via([192, 0, 2, 1])).unwrap();
     ext.add_route(&Route::default_via(ip("2001:db8::1"))).unwrap();
     pods.push(ext);
