@@ -225,6 +225,12 @@ impl Netns {
         link.ok_or_else(|| Error::not_found(what))
     }
 
+    /// The number of a link.
+    pub(crate) fn index(&self, name: &IfName) -> Result<u32> {
+        sys::interface_index(self.route.fd().as_fd(), name.as_str())
+            .map_err(|e| Error::system(format_args!("link {name}"), e.raw_os_error().unwrap_or(libc::EIO)))
+    }
+
     /// Makes a link, down, in this namespace.
     ///
     /// # Errors
@@ -248,11 +254,11 @@ impl Netns {
                 if !(1..=4094).contains(id) {
                     return Err(Error::invalid(format_args!("vlan id {id} of {name}"), "1 to 4094"));
                 }
-                parent = Some(self.link(link)?.index);
+                parent = Some(self.index(link)?);
                 ("vlan", Some((IFLA_VLAN_ID, id.to_ne_bytes().to_vec())))
             }
             LinkKind::Macvlan { parent: link, mode } => {
-                parent = Some(self.link(link)?.index);
+                parent = Some(self.index(link)?);
                 let mode: u32 = match mode {
                     MacvlanMode::Private => 1,
                     MacvlanMode::Vepa => 2,
@@ -322,7 +328,7 @@ impl Netns {
             Some(false) => (0, up),
             None => (0, 0),
         };
-        let index = self.link(name)?.index;
+        let index = self.index(name)?;
         let mut request = Message::new(libc::RTM_NEWLINK, 0).fixed(&ifinfo(index, flags, change));
         if let Some(mtu) = settings.mtu {
             request.u32(libc::IFLA_MTU, mtu);
@@ -332,7 +338,7 @@ impl Netns {
         }
         if let Some(master) = &settings.master {
             let bridge = match master {
-                Some(bridge) => self.link(bridge).map_err(|e| e.context(&what))?.index,
+                Some(bridge) => self.index(bridge).map_err(|e| e.context(&what))?,
                 None => 0,
             };
             request.u32(libc::IFLA_MASTER, bridge);
@@ -413,17 +419,13 @@ impl Netns {
     /// [`Busy`](crate::ErrorKind::Busy) if a tap of that name is in use.
     pub fn add_tap(&self, name: &IfName) -> Result<OwnedFd> {
         let what = format!("creating tap {name}");
-        let mut text = [0; libc::IFNAMSIZ];
-        for (to, from) in text.iter_mut().zip(name.as_str().bytes()) {
-            *to = from;
-        }
-        if self.links()?.iter().any(|link| link.name == *name) {
+        if self.index(name).is_ok() {
             // TUNSETIFF would attach to an existing tap instead.
             return Err(Error::kernel(what, libc::EEXIST, None));
         }
         let opened = self.run(|| {
             let tun = std::fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
-            sys::attach_tap(&tun, &text)?;
+            sys::attach_tap(&tun, name.as_str())?;
             Ok(OwnedFd::from(tun))
         })?;
         opened.map_err(|e: std::io::Error| Error::system(what, e.raw_os_error().unwrap_or(libc::EIO)))

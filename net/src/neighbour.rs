@@ -179,7 +179,7 @@ impl Netns {
     ) -> Result<Message> {
         let mut fixed = [0; NDMSG];
         fixed[0] = family_of(addr);
-        fixed[4..8].copy_from_slice(&self.link(link)?.index.to_ne_bytes());
+        fixed[4..8].copy_from_slice(&self.index(link)?.to_ne_bytes());
         fixed[8..10].copy_from_slice(&state.to_ne_bytes());
         let mut request = Message::new(kind, flags).fixed(&fixed);
         request.attr(libc::NDA_DST, &ip_bytes(addr));

@@ -46,13 +46,29 @@ pub(crate) fn owner_of_namespace(namespace: BorrowedFd<'_>) -> io::Result<OwnedF
     descriptor_ioctl(namespace, NS_GET_USERNS)
 }
 
-/// Makes an open `/dev/net/tun` the tap interface `name` (`TUNSETIFF`, Ethernet frames without the 4-byte header).
-pub(crate) fn attach_tap(tun: &File, name: &[u8; libc::IFNAMSIZ]) -> io::Result<()> {
+/// An `ifreq` for an interface. Names are at most 15 bytes; what is longer is cut, and then names nothing.
+fn ifreq(name: &str) -> libc::ifreq {
     // SAFETY: `ifreq` is plain old data for which all zero bytes are a valid value.
     let mut request: libc::ifreq = unsafe { mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(name) {
-        *to = *from as libc::c_char;
+    for (to, from) in request.ifr_name[..libc::IFNAMSIZ - 1].iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
     }
+    request
+}
+
+/// The index of an interface in the socket's namespace (`SIOCGIFINDEX`). Unlike a netlink request it waits for no lock.
+pub(crate) fn interface_index(socket: BorrowedFd<'_>, name: &str) -> io::Result<u32> {
+    let mut request = ifreq(name);
+    // SAFETY: `SIOCGIFINDEX` reads and writes one `ifreq`, which lives until the call returns.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFINDEX as _, &raw mut request) })?;
+    // SAFETY: the kernel has just written this member of the union.
+    let index = unsafe { request.ifr_ifru.ifru_ifindex };
+    Ok(index as u32)
+}
+
+/// Makes an open `/dev/net/tun` the tap interface `name` (`TUNSETIFF`, Ethernet frames without the 4-byte header).
+pub(crate) fn attach_tap(tun: &File, name: &str) -> io::Result<()> {
+    let mut request = ifreq(name);
     request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI) as libc::c_short;
     // SAFETY: `TUNSETIFF` reads and writes one `ifreq`, which lives until the call returns.
     check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF as _, &raw mut request) }).map(drop)
