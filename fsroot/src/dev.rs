@@ -1,0 +1,105 @@
+//! A minimal /dev.
+
+use std::path::{Path, PathBuf};
+
+use crate::mount::{Bind, Devpts, Directory, Mount, Mqueue, Symlink, Tmpfs};
+
+/// Character devices that every view has: name, major and minor number.
+pub(crate) const DEVICES: &[(&str, (u32, u32))] = &[
+    ("null", (1, 3)),
+    ("zero", (1, 5)),
+    ("full", (1, 7)),
+    ("random", (1, 8)),
+    ("urandom", (1, 9)),
+    ("tty", (5, 0)),
+];
+
+/// Links that programs expect: name, contents.
+const LINKS: &[(&str, &str)] = &[
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+];
+
+/// A minimal `/dev`: null, zero, full, random, urandom and tty bound from the host, the usual links, terminals and
+/// shared memory of its own. Nothing can be added to it, and no other device is there.
+#[derive(Clone, Debug)]
+pub struct Dev {
+    pub(crate) target: PathBuf,
+    pub(crate) extra: Vec<PathBuf>,
+    shm_size: u64,
+    shm_inodes: u64,
+    tty_gid: Option<u32>,
+    mqueue: bool,
+}
+
+impl Dev {
+    /// At `target`, which is `/dev` for every program that uses it.
+    pub fn new(target: impl AsRef<Path>) -> Self {
+        Self {
+            target: target.as_ref().to_owned(),
+            extra: Vec::new(),
+            shm_size: Tmpfs::DEFAULT_SIZE,
+            shm_inodes: Tmpfs::DEFAULT_INODES,
+            tty_gid: None,
+            mqueue: false,
+        }
+    }
+
+    /// Adds a character device of the host (`/dev/fuse`, `/dev/net/tun`) at its place below `/dev`. The host's
+    /// permissions of the node hold: `EACCES` at opening is theirs.
+    pub fn device(mut self, path: impl AsRef<Path>) -> Self {
+        self.extra.push(path.as_ref().to_owned());
+        self
+    }
+
+    /// Limits of `/dev/shm`: bytes and inodes.
+    pub fn shm(mut self, size: u64, inodes: u64) -> Self {
+        (self.shm_size, self.shm_inodes) = (size, inodes);
+        self
+    }
+
+    /// Group of new terminals, where the user namespace maps it.
+    pub fn tty_gid(mut self, gid: u32) -> Self {
+        self.tty_gid = Some(gid);
+        self
+    }
+
+    /// Message queues at `/dev/mqueue`: only with an ipc namespace of the same user namespace.
+    pub fn mqueue(mut self) -> Self {
+        self.mqueue = true;
+        self
+    }
+
+    /// Its parts, in order. `own` says that the directory around it belongs to the view and is sealed in the end;
+    /// then a directory is enough, and saves a file system.
+    pub(crate) fn parts(&self, own: bool) -> Vec<Mount> {
+        let at = |name: &str| self.target.join(name);
+        let mut parts: Vec<Mount> = Vec::new();
+        if own {
+            parts.push(Directory::new(&self.target).into());
+        } else {
+            let entries = DEVICES.len() + LINKS.len() + 2 * self.extra.len() + 8;
+            parts.push(
+                Tmpfs::new(&self.target).mode(0o755).size(1 << 16).inodes(entries as u64).sealed().into(),
+            );
+        }
+        let devices =
+            DEVICES.iter().map(|&(name, number)| Bind::device(&format!("/dev/{name}"), at(name), number));
+        parts.extend(devices.map(Mount::from));
+        parts.extend(LINKS.iter().map(|&(name, text)| Mount::from(Symlink::new(text, at(name)))));
+        let mut pts = Devpts::new(at("pts"));
+        if let Some(gid) = self.tty_gid {
+            pts = pts.gid(gid);
+        }
+        parts.push(pts.into());
+        let shm = Tmpfs::new(at("shm")).size(self.shm_size).inodes(self.shm_inodes);
+        parts.push(shm.with(crate::MountFlags::NOEXEC).into());
+        if self.mqueue {
+            parts.push(Mqueue::new(at("mqueue")).into());
+        }
+        parts
+    }
+}

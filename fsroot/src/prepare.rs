@@ -1,0 +1,93 @@
+//! A root, ready to be built.
+
+use std::ffi::CString;
+
+use palisade_sys::{Program, Slot};
+
+use crate::emit::{Emit, masks_program};
+use crate::error::Result;
+use crate::flags::Propagation;
+use crate::plan::{At, Entry, Planner, Tree, Work};
+use crate::root::Root;
+use crate::source::c_path;
+
+/// A root whose sources are found and whose steps are decided: paths and identities, no descriptors.
+///
+/// Two forms of the same steps: [`PreparedRoot::program`] for a process that can reach the sources itself, and
+/// [`PreparedRoot::split`] for one that can't. [`PreparedRoot::masks`] comes later, after host name and sysctls.
+///
+/// All of them expect umask 0, a new mount namespace, and the privileges of
+/// [`PreparedRoot::capabilities_needed`] over it.
+#[derive(Clone, Debug)]
+pub struct PreparedRoot {
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) trees: Vec<Tree>,
+    pub(crate) propagation: Propagation,
+    pub(crate) hidden: Vec<CString>,
+    pub(crate) read_only: Vec<CString>,
+}
+
+impl PreparedRoot {
+    pub(crate) fn new(root: &Root) -> Result<Self> {
+        let Planner { entries, trees, .. } = Planner::new(root)?;
+        let absolute = |path: &std::path::PathBuf| -> Result<CString> {
+            let relative = crate::plan::relative(path)?;
+            c_path(&std::path::Path::new("/").join(relative))
+        };
+        let hidden = root.masks.all_hidden();
+        let hidden = hidden.iter().map(absolute).collect::<Result<_>>()?;
+        let read_only = root.masks.read_only.iter().map(absolute).collect::<Result<_>>()?;
+        Ok(Self { entries, trees, propagation: root.propagation, hidden, read_only })
+    }
+
+    /// All steps for one process in its new mount namespace: propagation, mounts, `pivot_root`.
+    ///
+    /// Sources are opened there and compared with what was found: `ESTALE` is another file at the same path. In the
+    /// end the working directory is the new `/`, the old root is detached, and no descriptor is left open.
+    pub fn program(&self) -> Program {
+        Emit::new(self, None).build()
+    }
+
+    /// The same in two parts, for a child that may not reach the sources: the first one is run by the privileged
+    /// parent in its own mount namespace, and leaves a detached mount in each of the slots. The child finds the mount
+    /// of slot `i` at descriptor `first_fd + i`, and closes it.
+    pub fn split(&self, first_fd: i32) -> (Program, Vec<Slot>, Program) {
+        let (sources, slots) = Emit::new(self, None).sources();
+        (sources, slots, Emit::new(self, Some(first_fd)).build())
+    }
+
+    /// Hidden and read-only paths, over the file systems that are mounted now. Paths that do not exist are passed over.
+    ///
+    /// A directory is covered by an empty one, the same for all of them; a file by `/dev/null`, which has to be in the
+    /// view. Run after everything that has to write below them.
+    pub fn masks(&self) -> Program {
+        masks_program(self)
+    }
+
+    /// The capabilities that the steps need in the user namespace that owns the mount namespace, bit n for capability
+    /// n: `CAP_SYS_ADMIN`; with owners given also `CAP_CHOWN`, `CAP_DAC_OVERRIDE` and `CAP_FOWNER`.
+    ///
+    /// See [capabilities(7)](https://man7.org/linux/man-pages/man7/capabilities.7.html).
+    pub fn capabilities_needed(&self) -> u64 {
+        const CHOWN: u64 = 1 << 0;
+        const DAC_OVERRIDE: u64 = 1 << 1;
+        const FOWNER: u64 = 1 << 3;
+        const SYS_ADMIN: u64 = 1 << 21;
+        let owned = |entry: &Entry| {
+            matches!(entry.work, Work::File { owner: Some(_), .. } | Work::Directory { owner: Some(_), .. })
+        };
+        if self.entries.iter().any(owned) { SYS_ADMIN | CHOWN | DAC_OVERRIDE | FOWNER } else { SYS_ADMIN }
+    }
+
+    /// Whether a scratch file system is needed: for overlays, whose layers get short names in it, and for files that
+    /// are mounted over others.
+    pub(crate) fn needs_scratch(&self) -> bool {
+        let needs = |entry: &Entry| {
+            matches!(
+                (&entry.work, &entry.at),
+                (Work::Overlay { .. }, _) | (Work::File { .. }, At::Found { .. })
+            )
+        };
+        self.entries.iter().any(needs)
+    }
+}

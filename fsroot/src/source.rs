@@ -1,0 +1,76 @@
+//! Sources on the host: found by the parent, found again and compared when the root is built.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
+use nix::sys::stat::fstat;
+use palisade_sys::Identity;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// An inode of the host, by the path that leads to it.
+#[derive(Clone, Debug)]
+pub(crate) struct Source {
+    pub(crate) path: CString,
+    pub(crate) identity: Identity,
+    /// Number of the device, for a device node.
+    pub(crate) device: (u32, u32),
+}
+
+impl Source {
+    /// Finds `path`; a relative one counts from the current directory.
+    pub(crate) fn find(path: &Path) -> Result<Self> {
+        Self::open(path).map(|(source, _)| source)
+    }
+
+    /// [`Source::find`], and the open file (`O_PATH`).
+    pub(crate) fn open(path: &Path) -> Result<(Self, OwnedFd)> {
+        let absolute = std::path::absolute(path).map_err(|e| Error::io(&e, "source").at(path))?;
+        let text = c_path(&absolute)?;
+        let how = OpenHow::new()
+            .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+            .resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
+        let file = openat2(AT_FDCWD, text.as_c_str(), how).map_err(|errno| {
+            let hint = match errno {
+                nix::errno::Errno::ELOOP => Some("it leads through a link of /proc, or in circles"),
+                nix::errno::Errno::ENOSYS => Some("openat2 is missing: Linux 5.6, or a filter hides it"),
+                _ => None,
+            };
+            Error::os(errno as i32, "source can't be opened").at(path).hint(hint)
+        })?;
+        let (identity, device) = identify(&file).map_err(|error| error.at(path))?;
+        Ok((Self { path: text, identity, device }, file))
+    }
+
+    pub(crate) fn is_dir(&self) -> bool {
+        self.is(libc::S_IFDIR)
+    }
+
+    pub(crate) fn is(&self, kind: libc::mode_t) -> bool {
+        libc::mode_t::from(self.identity.kind) == kind
+    }
+
+    pub(crate) fn need_dir(self, what: &'static str) -> Result<Self> {
+        if self.is_dir() {
+            return Ok(self);
+        }
+        let path = Path::new(std::ffi::OsStr::from_bytes(self.path.as_bytes()));
+        Err(Error::new(ErrorKind::WrongType, format!("{what} has to be a directory")).at(path))
+    }
+}
+
+fn identify(file: impl AsFd) -> Result<(Identity, (u32, u32))> {
+    let stat = fstat(file).map_err(|errno| Error::os(errno as i32, "fstat"))?;
+    let number = |dev: libc::dev_t| (libc::major(dev), libc::minor(dev));
+    let kind = (stat.st_mode & libc::S_IFMT) as u16;
+    Ok((Identity { dev: number(stat.st_dev), ino: stat.st_ino, kind }, number(stat.st_rdev)))
+}
+
+/// A path for the kernel.
+pub(crate) fn c_path(path: &Path) -> Result<CString> {
+    CString::new(path.as_os_str().as_bytes())
+        .map_err(|_| Error::new(ErrorKind::InvalidPath, "a path can't hold a NUL byte").at(path))
+}
