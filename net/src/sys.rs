@@ -1,5 +1,7 @@
 //! The raw calls that have no safe wrapper.
 
+#![expect(unsafe_code, reason = "the raw calls live here")]
+
 use std::fs::File;
 use std::io;
 use std::mem;

@@ -7,6 +7,7 @@
 //! [iptables-extensions(8)](https://man7.org/linux/man-pages/man8/iptables-extensions.8.html).
 
 mod parse;
+mod spec;
 mod state;
 mod values;
 

@@ -7,4 +7,7 @@ mod common;
 mod iptables;
 mod links;
 mod nft;
+mod nft_random;
+mod nft_traffic;
 mod policy;
+mod policy_random;
