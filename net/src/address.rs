@@ -41,8 +41,7 @@ impl InterfaceAddress {
     }
 }
 
-#[doc(hidden)]
-pub fn fuzz_address(data: &[u8]) {
+pub(crate) fn fuzz_address(data: &[u8]) {
     drop(InterfaceAddress::parse(&Answer { kind: libc::RTM_NEWADDR, body: data.to_vec() }));
 }
 
@@ -81,7 +80,7 @@ impl Netns {
         if addr.is_unspecified() || addr.is_multicast() {
             return Err(Error::invalid(what, "a unicast address"));
         }
-        let index = self.link(link)?.index;
+        let index = self.index(link)?;
         let flags = if addr.is_ipv6() { libc::IFA_F_NODAD as u8 } else { 0 };
         let mut fixed = vec![family_of(addr), prefix_len, flags, libc::RT_SCOPE_UNIVERSE];
         if addr.is_loopback() {

@@ -174,8 +174,7 @@ fn parse(answer: &Answer) -> Result<Option<Connection>> {
     }))
 }
 
-#[doc(hidden)]
-pub fn fuzz_connection(data: &[u8]) {
+pub(crate) fn fuzz_connection(data: &[u8]) {
     if let Ok(Some(connection)) = parse(&Answer { kind: 0, body: data.to_vec() }) {
         drop(connection.to_string());
     }

@@ -1,8 +1,12 @@
 #![doc = include_str!("../README.md")]
 
 mod address;
+mod bridge;
 mod conntrack;
 mod error;
+#[doc(hidden)]
+pub mod fuzz;
+pub mod iptables;
 mod link;
 mod name;
 mod neighbour;
@@ -13,10 +17,10 @@ pub mod policy;
 mod prefix;
 mod route;
 mod socket;
-#[expect(unsafe_code, reason = "the raw calls live here")]
 mod sys;
 
 pub use address::InterfaceAddress;
+pub use bridge::{Bridge, BridgeSpec, Port, PortSpec};
 pub use conntrack::{Connection, Tuple};
 pub use error::{Error, ErrorKind, Result};
 pub use link::{Link, LinkKind, LinkSettings, MacvlanMode};

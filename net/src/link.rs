@@ -1,11 +1,15 @@
 //! Network interfaces.
 
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::name::{IfName, MacAddr};
 use crate::netlink::{Attrs, Message};
 use crate::netns::Netns;
+use crate::prefix::IpPrefix;
+use crate::route::RouteKind;
 use crate::socket::Answer;
 use crate::sys;
 
@@ -141,7 +145,7 @@ pub struct Link {
     pub kind: Option<String>,
     /// Whether it was brought up.
     pub up: bool,
-    /// Whether it is up and its other end is too.
+    /// Whether it is up, its other end is too, and the kernel has taken notice (`IFF_RUNNING`).
     pub running: bool,
     /// The largest packet in bytes.
     pub mtu: u32,
@@ -177,7 +181,7 @@ impl Link {
             Some("vlan") => info.nested(libc::IFLA_INFO_DATA)?.u16(IFLA_VLAN_ID),
             _ => None,
         };
-        let running = (libc::IFF_UP | libc::IFF_LOWER_UP) as u32;
+        let running = (libc::IFF_UP | libc::IFF_RUNNING) as u32;
         Ok(Some(Self {
             index: number(4),
             name: IfName::reported(attrs.text(libc::IFLA_IFNAME).unwrap_or_default()),
@@ -193,8 +197,7 @@ impl Link {
     }
 }
 
-#[doc(hidden)]
-pub fn fuzz_link(data: &[u8]) {
+pub(crate) fn fuzz_link(data: &[u8]) {
     drop(Link::parse(&Answer { kind: libc::RTM_NEWLINK, body: data.to_vec() }));
 }
 
@@ -222,6 +225,12 @@ impl Netns {
         link.ok_or_else(|| Error::not_found(what))
     }
 
+    /// The number of a link.
+    pub(crate) fn index(&self, name: &IfName) -> Result<u32> {
+        sys::interface_index(self.route.fd().as_fd(), name.as_str())
+            .map_err(|e| Error::system(format_args!("link {name}"), e.raw_os_error().unwrap_or(libc::EIO)))
+    }
+
     /// Makes a link, down, in this namespace.
     ///
     /// # Errors
@@ -245,11 +254,11 @@ impl Netns {
                 if !(1..=4094).contains(id) {
                     return Err(Error::invalid(format_args!("vlan id {id} of {name}"), "1 to 4094"));
                 }
-                parent = Some(self.link(link)?.index);
+                parent = Some(self.index(link)?);
                 ("vlan", Some((IFLA_VLAN_ID, id.to_ne_bytes().to_vec())))
             }
             LinkKind::Macvlan { parent: link, mode } => {
-                parent = Some(self.link(link)?.index);
+                parent = Some(self.index(link)?);
                 let mode: u32 = match mode {
                     MacvlanMode::Private => 1,
                     MacvlanMode::Vepa => 2,
@@ -319,7 +328,7 @@ impl Netns {
             Some(false) => (0, up),
             None => (0, 0),
         };
-        let index = self.link(name)?.index;
+        let index = self.index(name)?;
         let mut request = Message::new(libc::RTM_NEWLINK, 0).fixed(&ifinfo(index, flags, change));
         if let Some(mtu) = settings.mtu {
             request.u32(libc::IFLA_MTU, mtu);
@@ -329,7 +338,7 @@ impl Netns {
         }
         if let Some(master) = &settings.master {
             let bridge = match master {
-                Some(bridge) => self.link(bridge).map_err(|e| e.context(&what))?.index,
+                Some(bridge) => self.index(bridge).map_err(|e| e.context(&what))?,
                 None => 0,
             };
             request.u32(libc::IFLA_MASTER, bridge);
@@ -354,6 +363,41 @@ impl Netns {
         Ok(())
     }
 
+    /// Waits until a link is [running](Link::running) and its addresses are in use, but for link-local ones. The kernel
+    /// notices that both ends of a veth pair are up only some time later, often a second, and takes up to another to make
+    /// IPv6 addresses reachable.
+    ///
+    /// # Errors
+    /// `ETIMEDOUT` after `timeout`; [`NotFound`](crate::ErrorKind::NotFound) for the link.
+    pub fn wait_ready(&self, name: &IfName, timeout: Duration) -> Result<()> {
+        let begin = Instant::now();
+        while !self.is_ready(name)? {
+            if begin.elapsed() >= timeout {
+                return Err(Error::system(
+                    format_args!("waiting for link {name} to be ready"),
+                    libc::ETIMEDOUT,
+                ));
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
+    }
+
+    fn is_ready(&self, name: &IfName) -> Result<bool> {
+        let link = self.link(name)?;
+        if !link.running {
+            return Ok(false);
+        }
+        // An address is in use once the table `local` leads to it; the tentative flag alone comes off too early.
+        let routes = self.routes()?;
+        let in_use =
+            |addr: IpAddr| routes.iter().any(|r| r.kind == RouteKind::Local && r.to == IpPrefix::host(addr));
+        let link_local = |addr: IpAddr| matches!(addr, IpAddr::V6(a) if a.is_unicast_link_local());
+        let addresses = self.addresses()?;
+        let mut ours = addresses.iter().filter(|a| a.link == link.index && !link_local(a.addr));
+        Ok(ours.all(|a| !a.tentative && in_use(a.addr)))
+    }
+
     /// Deletes a link; of a veth pair both ends go.
     ///
     /// # Errors
@@ -375,17 +419,13 @@ impl Netns {
     /// [`Busy`](crate::ErrorKind::Busy) if a tap of that name is in use.
     pub fn add_tap(&self, name: &IfName) -> Result<OwnedFd> {
         let what = format!("creating tap {name}");
-        let mut text = [0; libc::IFNAMSIZ];
-        for (to, from) in text.iter_mut().zip(name.as_str().bytes()) {
-            *to = from;
-        }
-        if self.links()?.iter().any(|link| link.name == *name) {
+        if self.index(name).is_ok() {
             // TUNSETIFF would attach to an existing tap instead.
             return Err(Error::kernel(what, libc::EEXIST, None));
         }
         let opened = self.run(|| {
             let tun = std::fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
-            sys::attach_tap(&tun, &text)?;
+            sys::attach_tap(&tun, name.as_str())?;
             Ok(OwnedFd::from(tun))
         })?;
         opened.map_err(|e: std::io::Error| Error::system(what, e.raw_os_error().unwrap_or(libc::EIO)))

@@ -111,8 +111,7 @@ fn parse_fdb(answer: &Answer) -> Result<Option<FdbEntry>> {
     Ok(mac(&attrs).map(|mac| FdbEntry { mac, port, bridge, permanent: state & libc::NUD_PERMANENT != 0 }))
 }
 
-#[doc(hidden)]
-pub fn fuzz_neighbour(data: &[u8]) {
+pub(crate) fn fuzz_neighbour(data: &[u8]) {
     let answer = Answer { kind: libc::RTM_NEWNEIGH, body: data.to_vec() };
     drop(parse_neighbour(&answer));
     drop(parse_fdb(&answer));
@@ -180,7 +179,7 @@ impl Netns {
     ) -> Result<Message> {
         let mut fixed = [0; NDMSG];
         fixed[0] = family_of(addr);
-        fixed[4..8].copy_from_slice(&self.link(link)?.index.to_ne_bytes());
+        fixed[4..8].copy_from_slice(&self.index(link)?.to_ne_bytes());
         fixed[8..10].copy_from_slice(&state.to_ne_bytes());
         let mut request = Message::new(kind, flags).fixed(&fixed);
         request.attr(libc::NDA_DST, &ip_bytes(addr));

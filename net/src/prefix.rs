@@ -60,6 +60,17 @@ impl IpPrefix {
     /// All of IPv6, `::/0`.
     pub const ALL_V6: Self = Self { addr: IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED), len: 0 };
 
+    /// For blocks that are right by inspection.
+    pub(crate) const fn constant(addr: [u8; 4], len: u8) -> Self {
+        let [a, b, c, d] = addr;
+        Self { addr: IpAddr::V4(std::net::Ipv4Addr::new(a, b, c, d)), len }
+    }
+
+    pub(crate) const fn constant_v6(addr: [u16; 8], len: u8) -> Self {
+        let [a, b, c, d, e, f, g, h] = addr;
+        Self { addr: IpAddr::V6(std::net::Ipv6Addr::new(a, b, c, d, e, f, g, h)), len }
+    }
+
     /// The first address.
     #[must_use]
     pub fn addr(&self) -> IpAddr {

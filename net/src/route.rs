@@ -181,8 +181,7 @@ impl RouteEntry {
     }
 }
 
-#[doc(hidden)]
-pub fn fuzz_route(data: &[u8]) {
+pub(crate) fn fuzz_route(data: &[u8]) {
     drop(RouteEntry::parse(&Answer { kind: libc::RTM_NEWROUTE, body: data.to_vec() }));
 }
 
@@ -247,7 +246,7 @@ impl Netns {
             }
         }
         if let Some(dev) = &route.dev {
-            request.u32(libc::RTA_OIF, self.link(dev).map_err(|e| e.context(&what))?.index);
+            request.u32(libc::RTA_OIF, self.index(dev).map_err(|e| e.context(&what))?);
         }
         if let Some(source) = route.source {
             request.attr(libc::RTA_PREFSRC, &ip_bytes(source));

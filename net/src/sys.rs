@@ -1,5 +1,7 @@
 //! The raw calls that have no safe wrapper.
 
+#![expect(unsafe_code, reason = "the raw calls live here")]
+
 use std::fs::File;
 use std::io;
 use std::mem;
@@ -22,7 +24,7 @@ pub(crate) fn set_option(socket: BorrowedFd<'_>, level: i32, option: i32, value:
             level,
             option,
             (&raw const value).cast(),
-            mem::size_of_val(&value) as libc::socklen_t,
+            size_of_val(&value) as libc::socklen_t,
         )
     })
     .map(drop)
@@ -46,13 +48,29 @@ pub(crate) fn owner_of_namespace(namespace: BorrowedFd<'_>) -> io::Result<OwnedF
     descriptor_ioctl(namespace, NS_GET_USERNS)
 }
 
-/// Makes an open `/dev/net/tun` the tap interface `name` (`TUNSETIFF`, Ethernet frames without the 4-byte header).
-pub(crate) fn attach_tap(tun: &File, name: &[u8; libc::IFNAMSIZ]) -> io::Result<()> {
+/// An `ifreq` for an interface. Names are at most 15 bytes; what is longer is cut, and then names nothing.
+fn ifreq(name: &str) -> libc::ifreq {
     // SAFETY: `ifreq` is plain old data for which all zero bytes are a valid value.
     let mut request: libc::ifreq = unsafe { mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(name) {
-        *to = *from as libc::c_char;
+    for (to, from) in request.ifr_name[..libc::IFNAMSIZ - 1].iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
     }
+    request
+}
+
+/// The index of an interface in the socket's namespace (`SIOCGIFINDEX`). Unlike a netlink request it waits for no lock.
+pub(crate) fn interface_index(socket: BorrowedFd<'_>, name: &str) -> io::Result<u32> {
+    let mut request = ifreq(name);
+    // SAFETY: `SIOCGIFINDEX` reads and writes one `ifreq`, which lives until the call returns.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFINDEX as _, &raw mut request) })?;
+    // SAFETY: the kernel has just written this member of the union.
+    let index = unsafe { request.ifr_ifru.ifru_ifindex };
+    Ok(index as u32)
+}
+
+/// Makes an open `/dev/net/tun` the tap interface `name` (`TUNSETIFF`, Ethernet frames without the 4-byte header).
+pub(crate) fn attach_tap(tun: &File, name: &str) -> io::Result<()> {
+    let mut request = ifreq(name);
     request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI) as libc::c_short;
     // SAFETY: `TUNSETIFF` reads and writes one `ifreq`, which lives until the call returns.
     check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF as _, &raw mut request) }).map(drop)
@@ -116,11 +134,10 @@ fn helper(user: RawFd, net: RawFd, end: RawFd) -> ! {
     }
     let mut errno = 0;
     if failed {
-        // SAFETY: errno of this thread is always readable.
-        errno = unsafe { *libc::__errno_location() };
+        errno = io::Error::last_os_error().raw_os_error().unwrap_or(libc::EPERM);
     }
     let mut control = Control([0; 64]);
-    let mut part = libc::iovec { iov_base: (&raw mut errno).cast(), iov_len: mem::size_of_val(&errno) };
+    let mut part = libc::iovec { iov_base: (&raw mut errno).cast(), iov_len: size_of_val(&errno) };
     // SAFETY: `msghdr` is plain old data for which all zero bytes are a valid value.
     let mut message: libc::msghdr = unsafe { mem::zeroed() };
     message.msg_iov = &raw mut part;
@@ -128,12 +145,12 @@ fn helper(user: RawFd, net: RawFd, end: RawFd) -> ! {
     if !failed {
         message.msg_control = control.0.as_mut_ptr().cast();
         // SAFETY: computes a constant from a constant.
-        message.msg_controllen = unsafe { libc::CMSG_SPACE(mem::size_of_val(&sockets) as u32) } as _;
+        message.msg_controllen = unsafe { libc::CMSG_SPACE(size_of_val(&sockets) as u32) } as _;
         // SAFETY: the control buffer is aligned, 64 bytes long and lives on this stack.
         let header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
         let filled = libc::cmsghdr {
             // SAFETY: computes a constant from a constant.
-            cmsg_len: unsafe { libc::CMSG_LEN(mem::size_of_val(&sockets) as u32) } as _,
+            cmsg_len: unsafe { libc::CMSG_LEN(size_of_val(&sockets) as u32) } as _,
             cmsg_level: libc::SOL_SOCKET,
             cmsg_type: libc::SCM_RIGHTS,
         };

@@ -1,24 +1,12 @@
 //! Rules as the expressions that the kernel runs, in the shape that `nft` gives them.
 
-use std::net::{IpAddr, SocketAddr};
-
 use super::abi::*;
-use super::rule::{Field, Match, NatTo, Operand, Reject, Rule, Statement, Verdict, merge, successor};
-use super::table::{Chain, Family, Map, MapType, MapValue, Set, Table, check_name};
+use super::batch::{Batch, Element, SetRef, check_value, write_verdict};
+use super::rule::{Field, Match, NatTo, Operand, RateUnit, Reject, Statement, Verdict, merge};
+use super::table::{Family, MapType, MapValue, Table, check_name};
 use super::value::{DataType, Protocol, Value, as_prefix};
 use crate::error::{Error, Result};
 use crate::netlink::{Message, ip, ip_bytes};
-
-/// How many elements go into one message: far below what a 16-bit attribute length allows.
-const ELEMENTS_PER_MESSAGE: usize = 400;
-
-/// The messages of one transaction, each with the words for an error about it.
-#[derive(Debug, Default)]
-pub(super) struct Batch {
-    pub(super) messages: Vec<Message>,
-    pub(super) labels: Vec<String>,
-    next_set: u32,
-}
 
 /// Where a field is loaded from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,325 +62,9 @@ pub(super) fn load_of(field: Field) -> (Load, Needs) {
     }
 }
 
-fn message(kind: i32, family: Family, flags: i32) -> Message {
-    let kind = (libc::NFNL_SUBSYS_NFTABLES << 8 | kind) as u16;
-    Message::new(kind, flags).fixed(&[family.number(), 0, 0, 0])
-}
-
-impl Batch {
-    fn push(&mut self, message: Message, label: String) {
-        self.messages.push(message);
-        self.labels.push(label);
-    }
-
-    pub(super) fn delete_table(&mut self, family: Family, name: &str) {
-        let mut m = message(libc::NFT_MSG_DELTABLE, family, 0);
-        m.str(TABLE_NAME, name);
-        self.push(m, format!("deleting table {family} {name}"));
-    }
-
-    fn create_table(&mut self, table: &Table) {
-        let mut m = message(libc::NFT_MSG_NEWTABLE, table.family, libc::NLM_F_CREATE);
-        m.str(TABLE_NAME, &table.name);
-        if table.owned {
-            m.be32(TABLE_FLAGS, TABLE_F_OWNER);
-        }
-        self.push(m, format!("table {} {}", table.family, table.name));
-    }
-
-    /// The table as a whole instead of whatever has its name.
-    pub(super) fn replace_table(&mut self, table: &Table) -> Result<()> {
-        check_name("table", &table.name)?;
-        // Made if absent, so that deleting it cannot fail.
-        self.create_table(table);
-        self.delete_table(table.family, &table.name);
-        self.create_table(table);
-        for chain in &table.chains {
-            self.create_chain(table, chain)?;
-        }
-        for set in &table.sets {
-            check_name("set", &set.name)?;
-            let data = None;
-            self.create_set(table, &set.name, None, set.ty, data, set.ranges);
-            let elements: Vec<_> = set.elements.iter().map(|v| (v, None)).collect();
-            self.add_elements(table.family, &table.name, &set.name, None, set.ty, set.ranges, &elements)?;
-        }
-        for map in &table.maps {
-            check_name("map", &map.name)?;
-            self.create_set(table, &map.name, None, map.key, Some(map.ty), map.ranges);
-            let elements: Vec<_> = map.elements.iter().map(|(k, v)| (k, Some(v))).collect();
-            check_map(map)?;
-            self.add_elements(table.family, &table.name, &map.name, None, map.key, map.ranges, &elements)?;
-        }
-        for chain in &table.chains {
-            for (index, rule) in chain.rules.iter().enumerate() {
-                let label =
-                    format!("table {} {} chain {} rule {}", table.family, table.name, chain.name, index + 1);
-                self.add_rule(table, chain, rule, &label).map_err(|e| e.context(&label))?;
-            }
-        }
-        Ok(())
-    }
-
-    fn create_chain(&mut self, table: &Table, chain: &Chain) -> Result<()> {
-        check_name("chain", &chain.name)?;
-        let mut m = message(libc::NFT_MSG_NEWCHAIN, table.family, libc::NLM_F_CREATE | libc::NLM_F_EXCL);
-        m.str(CHAIN_TABLE, &table.name).str(CHAIN_NAME, &chain.name);
-        if let Some(base) = &chain.base {
-            m.nest(CHAIN_HOOK, |m| {
-                m.be32(HOOK_HOOKNUM, base.hook.number());
-                m.be32(HOOK_PRIORITY, base.priority.0 as u32);
-            });
-            let policy = match base.policy {
-                super::table::Policy::Accept => NF_ACCEPT,
-                super::table::Policy::Drop => NF_DROP,
-            };
-            m.be32(CHAIN_POLICY, policy as u32).str(CHAIN_TYPE, &base.kind.to_string());
-        }
-        self.push(m, format!("table {} {} chain {}", table.family, table.name, chain.name));
-        Ok(())
-    }
-
-    fn create_set(
-        &mut self,
-        table: &Table,
-        name: &str,
-        anonymous: Option<u32>,
-        key: DataType,
-        data: Option<MapType>,
-        ranges: bool,
-    ) {
-        let mut flags = 0;
-        flags |= if anonymous.is_some() { SET_F_ANONYMOUS | SET_F_CONSTANT } else { 0 };
-        flags |= if ranges { SET_F_INTERVAL } else { 0 };
-        flags |= if data.is_some() { SET_F_MAP } else { 0 };
-        let mut m = message(libc::NFT_MSG_NEWSET, table.family, libc::NLM_F_CREATE | libc::NLM_F_EXCL);
-        m.str(SET_TABLE, &table.name).str(SET_NAME, name).be32(SET_FLAGS, flags);
-        m.be32(SET_KEY_TYPE, key.id()).be32(SET_KEY_LEN, key.len() as u32);
-        if let Some(data) = data {
-            let (id, len) = match data {
-                MapType::Verdict => (DATA_TYPE_VERDICT, 0),
-                MapType::Ipv4 => (DataType::Ipv4.id(), 4),
-                MapType::Ipv6 => (DataType::Ipv6.id(), 16),
-                MapType::Ipv4Endpoint => (DataType::Ipv4.id() << 6 | DataType::Port.id(), 8),
-                MapType::Ipv6Endpoint => (DataType::Ipv6.id() << 6 | DataType::Port.id(), 20),
-            };
-            m.be32(SET_DATA_TYPE, id);
-            if len > 0 {
-                m.be32(SET_DATA_LEN, len);
-            }
-        }
-        let id = anonymous.unwrap_or_else(|| self.new_set_id());
-        m.be32(SET_ID, id);
-        // What nft stores for itself: the byte order of keys and of data (1 host, 2 network).
-        let mut udata = vec![0, 4];
-        udata.extend((if key.host_order() { 1u32 } else { 2 }).to_ne_bytes());
-        if data.is_some_and(|d| d != MapType::Verdict) {
-            udata.extend([1, 4]);
-            udata.extend(2u32.to_ne_bytes());
-        }
-        m.attr(SET_USERDATA, &udata);
-        self.push(m, format!("table {} {} set {name}", table.family, table.name));
-    }
-
-    fn new_set_id(&mut self) -> u32 {
-        self.next_set += 1;
-        self.next_set
-    }
-
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the parts of one message; named sets and anonymous ones share it"
-    )]
-    pub(super) fn add_elements(
-        &mut self,
-        family: Family,
-        table: &str,
-        set: &str,
-        id: Option<u32>,
-        ty: DataType,
-        ranges: bool,
-        elements: &[(&Value, Option<&MapValue>)],
-    ) -> Result<()> {
-        self.change_elements(libc::NFT_MSG_NEWSETELEM, family, table, set, id, ty, ranges, elements)
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "as above")]
-    pub(super) fn change_elements(
-        &mut self,
-        kind: i32,
-        family: Family,
-        table: &str,
-        set: &str,
-        id: Option<u32>,
-        ty: DataType,
-        ranges: bool,
-        elements: &[(&Value, Option<&MapValue>)],
-    ) -> Result<()> {
-        for (value, _) in elements {
-            check_value(ty, value, ranges)?;
-        }
-        for chunk in elements.chunks(ELEMENTS_PER_MESSAGE) {
-            let mut m = message(kind, family, libc::NLM_F_CREATE);
-            m.str(ELEM_LIST_TABLE, table).str(ELEM_LIST_SET, set);
-            if let Some(id) = id {
-                m.be32(ELEM_LIST_SET_ID, id);
-            }
-            m.nest(ELEM_LIST_ELEMENTS, |m| {
-                for (value, data) in chunk {
-                    m.nest(LIST_ELEM, |m| {
-                        m.nest(ELEM_KEY, |m| {
-                            m.attr(DATA_VALUE, &padded(&value.low, ty));
-                        });
-                        if let Some(data) = data {
-                            m.nest(ELEM_DATA, |m| map_value(m, data));
-                        }
-                    });
-                    // A range is its first element and, marked as an end, the one after its last.
-                    if let (true, Some(end)) = (ranges, successor(&value.high)) {
-                        m.nest(LIST_ELEM, |m| {
-                            m.nest(ELEM_KEY, |m| {
-                                m.attr(DATA_VALUE, &end);
-                            });
-                            m.be32(ELEM_FLAGS, ELEM_F_INTERVAL_END);
-                        });
-                    }
-                }
-            });
-            self.push(m, format!("table {family} {table} set {set}: elements"));
-        }
-        Ok(())
-    }
-
-    fn add_rule(&mut self, table: &Table, chain: &Chain, rule: &Rule, label: &str) -> Result<()> {
-        // A condition that nothing fulfils: the rule does nothing.
-        let never = |s: &Statement| matches!(s, Statement::Match(condition) if condition.is_never());
-        if rule.statements.iter().any(never) {
-            return Ok(());
-        }
-        let mut encoder = Encoder {
-            batch: self,
-            table,
-            expressions: Vec::new(),
-            ip: None,
-            protocol: None,
-            arp: false,
-            ether: false,
-        };
-        encoder.ip = match table.family {
-            Family::Ip => Some(true),
-            Family::Ip6 => Some(false),
-            _ => None,
-        };
-        for statement in &rule.statements {
-            encoder.statement(statement)?;
-        }
-        let expressions = encoder.expressions;
-        let mut m = message(libc::NFT_MSG_NEWRULE, table.family, libc::NLM_F_CREATE | libc::NLM_F_APPEND);
-        m.str(RULE_TABLE, &table.name).str(RULE_CHAIN, &chain.name);
-        m.nest(RULE_EXPRESSIONS, |m| {
-            for expression in &expressions {
-                m.nest(LIST_ELEM, |m| expression.write(m));
-            }
-        });
-        if let Some(comment) = &rule.comment {
-            if comment.len() > 127 || comment.contains(['"', '\0', '\n']) {
-                return Err(Error::invalid(
-                    format_args!("comment {comment:?}"),
-                    "at most 127 bytes without \" or line end",
-                ));
-            }
-            let mut udata = vec![UDATA_RULE_COMMENT, comment.len() as u8 + 1];
-            udata.extend(comment.as_bytes());
-            udata.push(0);
-            m.attr(RULE_USERDATA, &udata);
-        }
-        self.push(m, label.to_owned());
-        Ok(())
-    }
-}
-
-fn padded(bytes: &[u8], ty: DataType) -> Vec<u8> {
-    let mut out = bytes.to_vec();
-    out.resize(ty.len(), 0);
-    out
-}
-
-fn check_map(map: &Map) -> Result<()> {
-    for (key, value) in &map.elements {
-        let fits = matches!(
-            (map.ty, value),
-            (MapType::Verdict, MapValue::Verdict(_))
-                | (MapType::Ipv4, MapValue::Address(IpAddr::V4(_)))
-                | (MapType::Ipv6, MapValue::Address(IpAddr::V6(_)))
-                | (MapType::Ipv4Endpoint, MapValue::Endpoint(SocketAddr::V4(_)))
-                | (MapType::Ipv6Endpoint, MapValue::Endpoint(SocketAddr::V6(_)))
-        );
-        if !fits {
-            return Err(Error::invalid(
-                format_args!("map {}: value of {key}", map.name),
-                format_args!("of type {}", map.ty),
-            ));
-        }
-    }
-    Ok(())
-}
-
-fn check_value(ty: DataType, value: &Value, ranges: bool) -> Result<()> {
-    let wildcard = ty == DataType::Interface && value.low.len() < 16;
-    if value.ty != ty || value.high.len() != value.low.len() || value.low > value.high {
-        return Err(Error::invalid(
-            format_args!("value {value} of type {}", value.ty),
-            format_args!("one of type {ty}, not an empty range"),
-        ));
-    }
-    if !ranges && (!value.is_single() || wildcard) {
-        return Err(Error::invalid(
-            format_args!("value {value} of a set"),
-            "a single value, or with_ranges() on the set",
-        ));
-    }
-    if ranges && !ty.ordered() {
-        return Err(Error::invalid(format_args!("ranges of {ty}"), "only addresses and ports have ranges"));
-    }
-    Ok(())
-}
-
-fn map_value(m: &mut Message, value: &MapValue) {
-    match value {
-        MapValue::Verdict(verdict) => write_verdict(m, verdict),
-        MapValue::Address(addr) => {
-            m.attr(DATA_VALUE, &ip_bytes(*addr));
-        }
-        MapValue::Endpoint(addr) => {
-            let mut bytes = ip_bytes(addr.ip());
-            bytes.extend(addr.port().to_be_bytes());
-            bytes.extend([0, 0]);
-            m.attr(DATA_VALUE, &bytes);
-        }
-    }
-}
-
-fn write_verdict(m: &mut Message, verdict: &Verdict) {
-    let (code, chain) = match verdict {
-        Verdict::Accept => (NF_ACCEPT, None),
-        Verdict::Drop => (NF_DROP, None),
-        Verdict::Continue => (NFT_CONTINUE, None),
-        Verdict::Return => (NFT_RETURN, None),
-        Verdict::Jump(chain) => (NFT_JUMP, Some(chain)),
-        Verdict::Goto(chain) => (NFT_GOTO, Some(chain)),
-    };
-    m.nest(DATA_VERDICT, |m| {
-        m.be32(VERDICT_CODE, code as u32);
-        if let Some(chain) = chain {
-            m.str(VERDICT_CHAIN, chain);
-        }
-    });
-}
-
 /// One expression: its name, and its attributes.
 #[derive(Debug)]
-struct Expression {
+pub(super) struct Expression {
     name: &'static str,
     attrs: Vec<Attr>,
 }
@@ -409,7 +81,7 @@ enum Attr {
 }
 
 impl Expression {
-    fn write(&self, m: &mut Message) {
+    pub(super) fn write(&self, m: &mut Message) {
         m.str(EXPR_NAME, self.name);
         m.nest(EXPR_DATA, |m| {
             for attr in &self.attrs {
@@ -427,6 +99,21 @@ impl Expression {
             }
         });
     }
+}
+
+/// The expressions of a rule; anonymous sets that they need go into the transaction before it.
+pub(super) fn encode(batch: &mut Batch, table: &Table, statements: &[Statement]) -> Result<Vec<Expression>> {
+    let ip = match table.family {
+        Family::Ip => Some(true),
+        Family::Ip6 => Some(false),
+        _ => None,
+    };
+    let mut encoder =
+        Encoder { batch, table, expressions: Vec::new(), ip, protocol: None, arp: false, ether: false };
+    for statement in statements {
+        encoder.statement(statement)?;
+    }
+    Ok(encoder.expressions)
 }
 
 /// The expressions of one rule, and what the ones so far have established about the packet.
@@ -615,18 +302,8 @@ impl Encoder<'_> {
                 let mut values = values.clone();
                 merge(&mut values);
                 self.load(condition.field)?;
-                let id = self.batch.new_set_id();
-                self.batch.create_set(self.table, "__set%d", Some(id), ty, None, ranges);
                 let elements: Vec<_> = values.iter().map(|v| (v, None)).collect();
-                self.batch.add_elements(
-                    self.table.family,
-                    &self.table.name,
-                    "__set%d",
-                    Some(id),
-                    ty,
-                    ranges,
-                    &elements,
-                )?;
+                let id = self.anonymous("__set%d", ty, ranges, None, &elements)?;
                 self.lookup("__set%d", Some(id), condition.negated);
             }
             Operand::Set(name) => {
@@ -684,6 +361,22 @@ impl Encoder<'_> {
         }
     }
 
+    /// A set of this rule alone; its number.
+    fn anonymous(
+        &mut self,
+        name: &str,
+        ty: DataType,
+        ranges: bool,
+        data: Option<MapType>,
+        elements: &[Element<'_>],
+    ) -> Result<u32> {
+        let id = self.batch.new_set_id();
+        let (family, table) = (self.table.family, self.table.name.as_str());
+        let set = SetRef { family, table, name, id: Some(id), ty, ranges };
+        self.batch.create_set(set, data, elements)?;
+        Ok(id)
+    }
+
     fn lookup(&mut self, set: &str, id: Option<u32>, negated: bool) {
         let mut attrs = vec![Attr::Text(LOOKUP_SET, set.into()), Attr::Number(LOOKUP_SREG, REG_1)];
         attrs.extend(id.map(|id| Attr::Number(LOOKUP_SET_ID, id)));
@@ -734,8 +427,7 @@ impl Encoder<'_> {
                 self.push("log", attrs);
             }
             Statement::Limit { rate, unit, burst, over } => {
-                let seconds =
-                    super::rule::RateUnit::ALL.iter().find(|(u, ..)| u == unit).map_or(1, |(_, s, _)| *s);
+                let seconds = RateUnit::ALL.iter().find(|(u, ..)| u == unit).map_or(1, |(_, s, _)| *s);
                 self.push(
                     "limit",
                     vec![
@@ -766,20 +458,10 @@ impl Encoder<'_> {
                 let ty = key.data_type();
                 let ranges = verdicts.iter().any(|(value, _)| !value.is_single());
                 self.load(*key)?;
-                let id = self.batch.new_set_id();
-                self.batch.create_set(self.table, "__map%d", Some(id), ty, Some(MapType::Verdict), ranges);
                 let values: Vec<MapValue> =
                     verdicts.iter().map(|(_, v)| MapValue::Verdict(v.clone())).collect();
                 let elements: Vec<_> = verdicts.iter().zip(&values).map(|((k, _), v)| (k, Some(v))).collect();
-                self.batch.add_elements(
-                    self.table.family,
-                    &self.table.name,
-                    "__map%d",
-                    Some(id),
-                    ty,
-                    ranges,
-                    &elements,
-                )?;
+                let id = self.anonymous("__map%d", ty, ranges, Some(MapType::Verdict), &elements)?;
                 self.look_up_into("__map%d", Some(id), REG_VERDICT);
             }
             Statement::Reject(reject) => self.reject(*reject)?,
@@ -900,9 +582,4 @@ impl Encoder<'_> {
 /// A small number as the bytes of a field.
 fn number_bytes(ty: DataType, number: u32) -> Vec<u8> {
     if ty.len() == 1 { vec![number as u8] } else { number.to_ne_bytes().to_vec() }
-}
-
-/// The elements of a set, for one that exists.
-pub(super) fn set_elements(set: &Set) -> Vec<(&Value, Option<&MapValue>)> {
-    set.elements.iter().map(|v| (v, None)).collect()
 }

@@ -5,20 +5,23 @@
 //! `nft list ruleset` does. See [nft(8)](https://man7.org/linux/man-pages/man8/nft.8.html).
 
 mod abi;
+mod batch;
+mod changes;
 mod decode;
 mod encode;
+mod follow;
 mod print;
 mod rule;
 mod table;
 mod value;
 
+pub use changes::Changes;
 pub use rule::{Field, Match, NatTo, RateUnit, Reject, Rule, Statement, Verdict};
 pub use table::{
     Base, Chain, ChainKind, Family, Hook, Map, MapType, MapValue, Policy, Priority, Ruleset, Set, Table,
 };
 pub use value::{CtState, DataType, Protocol, Value};
 
-pub(crate) use rule::port_value;
 pub(crate) use value::icmp_by_name;
 
 use crate::error::{Error, Result};
@@ -27,10 +30,9 @@ use crate::netns::Netns;
 use crate::socket::Answer;
 
 use abi::{ELEM_LIST_SET, ELEM_LIST_TABLE};
-use encode::Batch;
+use batch::Batch;
 
-#[doc(hidden)]
-pub fn fuzz_ruleset(data: &[u8]) {
+pub(crate) fn fuzz_ruleset(data: &[u8]) {
     // One stream of messages, sorted into the dumps by their types.
     let mut dump = decode::Dump::default();
     for reply in crate::netlink::split(data).unwrap_or_default() {
@@ -94,52 +96,17 @@ impl Netns {
         self.commit("flushing the nftables ruleset", batch)
     }
 
-    /// Adds the elements of `set` to the set of its name.
+    /// Makes changes to a table that stays, all of them or none.
     ///
     /// # Errors
-    /// [`NotFound`](crate::ErrorKind::NotFound) for table or set; [`Invalid`](crate::ErrorKind::Invalid) if an element is
-    /// not of the set's type.
-    pub fn add_to_set(&self, family: Family, table: &str, set: &Set) -> Result<()> {
-        self.change_set(libc::NFT_MSG_NEWSETELEM, family, table, set)
-    }
-
-    /// Takes the elements of `set` out of the set of its name.
-    ///
-    /// # Errors
-    /// [`NotFound`](crate::ErrorKind::NotFound) for table, set or any of the elements; then all of them stay.
-    pub fn remove_from_set(&self, family: Family, table: &str, set: &Set) -> Result<()> {
-        self.change_set(libc::NFT_MSG_DELSETELEM, family, table, set)
-    }
-
-    fn change_set(&self, kind: i32, family: Family, table: &str, set: &Set) -> Result<()> {
+    /// [`NotFound`](crate::ErrorKind::NotFound) for the table, a set, map, chain or an element to remove;
+    /// [`Exists`](crate::ErrorKind::Exists) for a chain, or a key of a map that leads elsewhere already;
+    /// [`Busy`](crate::ErrorKind::Busy) for a chain to which something leads;
+    /// [`Invalid`](crate::ErrorKind::Invalid) for an element that is not of its set's type.
+    pub fn change(&self, changes: &Changes) -> Result<()> {
         let mut batch = Batch::default();
-        let elements = encode::set_elements(set);
-        batch.change_elements(kind, family, table, &set.name, None, set.ty, set.ranges, &elements)?;
-        self.commit(&format!("set {}", set.name), batch)
-    }
-
-    /// Adds the elements of `map` to the map of its name.
-    ///
-    /// # Errors
-    /// [`NotFound`](crate::ErrorKind::NotFound) for table or map; [`Exists`](crate::ErrorKind::Exists) for a key that leads
-    /// elsewhere already.
-    pub fn add_to_map(&self, family: Family, table: &str, map: &Map) -> Result<()> {
-        self.change_map(libc::NFT_MSG_NEWSETELEM, family, table, map)
-    }
-
-    /// Takes the elements of `map` out of the map of its name.
-    ///
-    /// # Errors
-    /// [`NotFound`](crate::ErrorKind::NotFound) for table, map or any of the elements; then all of them stay.
-    pub fn remove_from_map(&self, family: Family, table: &str, map: &Map) -> Result<()> {
-        self.change_map(libc::NFT_MSG_DELSETELEM, family, table, map)
-    }
-
-    fn change_map(&self, kind: i32, family: Family, table: &str, map: &Map) -> Result<()> {
-        let mut batch = Batch::default();
-        let elements: Vec<_> = map.elements.iter().map(|(key, value)| (key, Some(value))).collect();
-        batch.change_elements(kind, family, table, &map.name, None, map.key, map.ranges, &elements)?;
-        self.commit(&format!("map {}", map.name), batch)
+        changes.compile(&mut batch)?;
+        self.commit("changing an nftables table", batch)
     }
 
     /// All tables, with chains, rules, sets and maps, as of one moment.

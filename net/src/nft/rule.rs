@@ -1,7 +1,6 @@
 //! Rules: what to look at, and what to do.
 
 use std::net::{IpAddr, SocketAddr};
-use std::ops::RangeInclusive;
 
 use super::value::{CtState, DataType, Protocol, Value};
 
@@ -165,6 +164,12 @@ impl Match {
     #[must_use]
     pub fn mark_masked(mask: u32, value: u32) -> Self {
         Self::new(Field::Mark, Operand::Masked { mask, value })
+    }
+
+    /// What it looks at.
+    #[must_use]
+    pub fn field(&self) -> Field {
+        self.field
     }
 
     /// Whether no packet fulfils it.
@@ -529,9 +534,4 @@ impl Rule {
         self.comment = Some(text.into());
         self
     }
-}
-
-/// The ports of a range as a value; one port for a range of one.
-pub(crate) fn port_value(ports: &RangeInclusive<u16>) -> Value {
-    Value::from(ports.clone())
 }

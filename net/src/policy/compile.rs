@@ -217,7 +217,7 @@ impl Cluster {
                     Ports::All => all = true,
                     Ports::Range(low, high) => numbers.push(Value::from(*low..=*high)),
                     Ports::Named(name) if direction == Direction::Ingress => {
-                        numbers.extend(named_ports(pod, protocol, name))
+                        numbers.extend(named_ports(pod, protocol, name));
                     }
                     Ports::Named(name) => names.push(name),
                 }

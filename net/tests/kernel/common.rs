@@ -1,13 +1,11 @@
 //! Tests run inside a user and network namespace of their own: the test binary starts itself again for one test.
 
-#![allow(dead_code, reason = "each test binary uses a part")]
-
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use palisade_net::{IfName, LinkKind, LinkSettings, Netns, Route};
 
@@ -21,7 +19,9 @@ pub(crate) fn skip(capability: &str, reason: &str) {
 }
 
 /// Runs `body` in a process of its own, root of a fresh user and network namespace.
-pub(crate) fn inside(test: &str, body: fn()) {
+pub(crate) fn inside(path: &str, body: fn()) {
+    // The test's name does not begin with that of the binary.
+    let test = path.split_once("::").map_or(path, |(_, test)| test);
     if std::env::var_os(INSIDE).is_some() {
         return body();
     }
@@ -53,7 +53,7 @@ macro_rules! netns_test {
         $(#[$meta])*
         #[test]
         fn $name() {
-            common::inside(stringify!($name), || $body);
+            $crate::common::inside(concat!(module_path!(), "::", stringify!($name)), || $body);
         }
     };
 }
@@ -88,7 +88,8 @@ pub(crate) fn on_bridge(router: &Netns, n: u8) -> Netns {
     up(&ns, "eth0");
     ns.add_route(&Route::default_via([10, 0, 0, 1])).unwrap();
     ns.add_route(&Route::default_via(ip("fd00::1"))).unwrap();
-    wait_running(router, port.as_str());
+    wait_ready(router, port.as_str());
+    wait_ready(&ns, "eth0");
     ns
 }
 
@@ -103,12 +104,8 @@ pub(crate) fn router() -> Netns {
     ns
 }
 
-pub(crate) fn wait_running(ns: &Netns, link: &str) {
-    let end = Instant::now() + Duration::from_secs(10);
-    while !ns.link(&name(link)).unwrap().running {
-        assert!(Instant::now() < end, "{link} never came up");
-        thread::sleep(Duration::from_millis(2));
-    }
+pub(crate) fn wait_ready(ns: &Netns, link: &str) {
+    ns.wait_ready(&name(link), Duration::from_secs(10)).unwrap();
 }
 
 /// Answers each TCP connection with the address of the client, until the process ends.

@@ -1,14 +1,13 @@
 //! Links, addresses, routes and neighbours against the real kernel.
 
-mod common;
-
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::Ipv6Addr;
 use std::os::fd::AsFd;
 use std::process::Command;
 
-use common::*;
+use crate::common::*;
+use crate::netns_test;
 use palisade_net::{
     ErrorKind, IpPrefix, LinkKind, LinkSettings, MacAddr, MacvlanMode, NeighbourState, Netns, Route,
     RouteKind,
@@ -46,7 +45,8 @@ netns_test! {
         let mac = MacAddr([2, 0, 0, 0, 0, 2]);
         red.set_link(&name("reth0"), &LinkSettings::new().mac(mac).mtu(1400).up()).unwrap();
         up(&blue, "beth0");
-        wait_running(&red, "reth0");
+        wait_ready(&red, "reth0");
+        wait_ready(&blue, "beth0");
 
         let link = red.link(&name("reth0")).unwrap();
         assert_eq!((link.kind.as_deref(), link.mtu, link.mac, link.up), (Some("veth"), 1400, Some(mac), true));
@@ -119,7 +119,7 @@ netns_test! {
         assert_eq!(host.link(&name("mv0")).unwrap_err().kind(), ErrorKind::NotFound);
         inner.add_address(&name("mv0"), [10, 9, 0, 2], 24).unwrap();
         up(&inner, "mv0");
-        wait_running(&inner, "mv0");
+        wait_ready(&inner, "mv0");
         serve_tcp(&peer, "0.0.0.0:80");
         assert_eq!(tcp(&inner, "10.9.0.1:80", LONG).unwrap(), "10.9.0.2");
     }
@@ -296,7 +296,7 @@ fn an_ordinary_user_opens_the_namespace_that_it_made() {
         let out = Command::new("setpriv")
             .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
             .arg(std::env::current_exe().unwrap())
-            .args(["an_ordinary_user_opens_the_namespace_that_it_made", "--exact", "--nocapture"])
+            .args(["links::an_ordinary_user_opens_the_namespace_that_it_made", "--exact", "--nocapture"])
             .env(AS_USER, "1")
             .output()
             .unwrap();
