@@ -358,6 +358,21 @@ impl Planner {
         self.holders.iter().rposition(|holder| relative.starts_with(&holder.target)).unwrap_or(0)
     }
 
+    /// Whether there may be something at a path of the finished view: not in a directory all of whose contents are
+    /// known.
+    pub(crate) fn can_exist(&self, relative: &Path) -> bool {
+        let holder = &self.holders[self.holder_of(relative)];
+        match &holder.area {
+            Area::Own(known) => {
+                let inside = relative.strip_prefix(&holder.target).unwrap_or(relative);
+                inside.as_os_str().is_empty()
+                    || !self.entries[holder.entry].sealed
+                    || known.contains_key(inside)
+            }
+            Area::Foreign { .. } | Area::File => true,
+        }
+    }
+
     /// Adds an entry, with the directories on the way to it where they can be made. `area` is what a mount holds.
     fn place(&mut self, target: &Path, work: Work, area: Option<Area>) -> Result<usize> {
         let relative = relative(target)?;

@@ -1,8 +1,15 @@
 #![expect(unsafe_code, reason = "tests run programs in processes of their own and adopt descriptors")]
 
+use std::ffi::CString;
+use std::fs::File;
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::ptr::null;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use palisade_fsroot::PreparedRoot;
 use palisade_sys::{Fault, Image};
 
 pub(crate) fn run(image: &mut Image) -> Result<(), Fault> {
@@ -36,4 +43,141 @@ pub(crate) fn ids() -> (u32, u32) {
     let uid = unsafe { libc::geteuid() };
     // SAFETY: takes nothing.
     (uid, unsafe { libc::getegid() })
+}
+
+fn check(result: i32) -> io::Result<()> {
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+fn c(path: impl AsRef<Path>) -> CString {
+    CString::new(path.as_ref().as_os_str().as_bytes()).unwrap()
+}
+
+pub(crate) fn chroot(path: impl AsRef<Path>) -> io::Result<()> {
+    let path = c(path);
+    // SAFETY: a NUL-terminated path.
+    check(unsafe { libc::chroot(path.as_ptr()) })
+}
+
+pub(crate) fn umount(path: impl AsRef<Path>, flags: i32) -> io::Result<()> {
+    let path = c(path);
+    // SAFETY: a NUL-terminated path.
+    check(unsafe { libc::umount2(path.as_ptr(), flags) })
+}
+
+pub(crate) fn setns(namespace: &File, kind: i32) -> io::Result<()> {
+    // SAFETY: an open descriptor.
+    check(unsafe { libc::setns(namespace.as_raw_fd(), kind) })
+}
+
+fn mount(kind: Option<&str>, path: &Path, flags: u64) -> io::Result<()> {
+    let (path, kind) = (c(path), kind.map(c));
+    let kind = kind.as_ref().map_or(null(), |kind| kind.as_ptr());
+    // SAFETY: NUL-terminated strings or null.
+    check(unsafe { libc::mount(kind, path.as_ptr(), kind, flags, null()) })
+}
+
+pub(crate) fn mount_tmpfs(path: &Path) -> io::Result<()> {
+    mount(Some("tmpfs"), path, 0)
+}
+
+pub(crate) fn mount_new(kind: &str, path: &str) -> io::Result<()> {
+    mount(Some(kind), Path::new(path), 0)
+}
+
+pub(crate) fn propagation(path: &str, flags: u64) -> io::Result<()> {
+    mount(None, Path::new(path), flags)
+}
+
+pub(crate) fn remount(path: &str, flags: u64) -> io::Result<()> {
+    mount(None, Path::new(path), libc::MS_REMOUNT | libc::MS_BIND | flags)
+}
+
+pub(crate) fn mknod(path: &Path, mode: u32, device: (u32, u32)) -> io::Result<()> {
+    let path = c(path);
+    // SAFETY: a NUL-terminated path.
+    check(unsafe { libc::mknod(path.as_ptr(), mode, libc::makedev(device.0, device.1)) })
+}
+
+/// Numbers of all open descriptors, without /proc.
+pub(crate) fn open_descriptors() -> Vec<i32> {
+    // SAFETY: takes no address.
+    (0..4096).filter(|&fd| unsafe { libc::fcntl(fd, libc::F_GETFD) } != -1).collect()
+}
+
+/// How many mounts lie at or below a path, by the table of this process; none where it can't be read.
+pub(crate) fn mounts_below(path: &Path) -> usize {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    table
+        .lines()
+        .filter(|line| line.split(' ').nth(4).is_some_and(|at| Path::new(at).starts_with(path)))
+        .count()
+}
+
+/// Calls `body` while another thread exchanges two names as fast as it can.
+pub(crate) fn while_exchanging<T>(one: &Path, other: &Path, body: impl FnOnce() -> T) -> T {
+    let done = AtomicBool::new(false);
+    let (a, b) = (c(one), c(other));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                let cwd = libc::AT_FDCWD;
+                // SAFETY: NUL-terminated paths.
+                let result =
+                    unsafe { libc::renameat2(cwd, a.as_ptr(), cwd, b.as_ptr(), libc::RENAME_EXCHANGE) };
+                assert_eq!(result, 0, "{}", io::Error::last_os_error());
+            }
+        });
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
+        done.store(true, Ordering::Relaxed);
+        result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// How one of many attempts went.
+pub(crate) enum Tried {
+    Built,
+    Failed(i32),
+    /// The child found what it must not find, and panicked.
+    Escaped,
+}
+
+/// Runs a view's program in a bare forked child with new user and mount namespaces: quick, for many rounds.
+pub(crate) fn try_view(root: &PreparedRoot, act: impl FnOnce(&mut Image) -> Result<(), Fault>) -> Tried {
+    let mut image = root.program().image();
+    let (uid, gid) = ids();
+    let (uid_map, gid_map) = (format!("0 {uid} 1"), format!("0 {gid} 1"));
+    // SAFETY: the child only makes raw calls and runs the program, and ends by _exit.
+    let pid = unsafe { libc::fork() };
+    assert!(pid >= 0, "fork: {}", io::Error::last_os_error());
+    if pid == 0 {
+        let code = match unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS) {
+            Err(_) => 255,
+            Ok(()) => {
+                // Without a map the tmpfs of the view would have no owner.
+                let written = std::fs::write("/proc/self/setgroups", "deny")
+                    .and_then(|()| std::fs::write("/proc/self/gid_map", &gid_map))
+                    .and_then(|()| std::fs::write("/proc/self/uid_map", &uid_map));
+                let act = std::panic::AssertUnwindSafe(|| act(&mut image));
+                match (written, std::panic::catch_unwind(act)) {
+                    (Err(_), _) => 255,
+                    (_, Err(_)) => 254,
+                    (_, Ok(Ok(()))) => 0,
+                    (_, Ok(Err(fault))) => fault.errno,
+                }
+            }
+        };
+        // SAFETY: ends the child without the parent's exit handlers.
+        unsafe { libc::_exit(code) };
+    }
+    let mut status = 0;
+    // SAFETY: `status` outlives the call.
+    assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+    assert!(libc::WIFEXITED(status), "the child died: {status:#x}");
+    match libc::WEXITSTATUS(status) {
+        0 => Tried::Built,
+        254 => Tried::Escaped,
+        255 => panic!("no namespaces for the child"),
+        errno => Tried::Failed(errno),
+    }
 }
