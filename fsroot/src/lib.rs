@@ -2,6 +2,7 @@
 
 mod dev;
 mod emit;
+mod enter;
 mod error;
 mod flags;
 mod host;
@@ -14,6 +15,7 @@ mod root;
 mod source;
 
 pub use dev::Dev;
+pub use enter::{Enter, PreparedEnter};
 pub use error::{Error, ErrorKind, Result};
 pub use flags::{MountFlags, Propagation};
 pub use host::HostView;

@@ -44,7 +44,10 @@ impl PreparedRoot {
         let Planner { entries, trees, .. } = planner;
         let items = entries.len().max(hidden.len() + read_only.len());
         if items > MAX_ITEMS {
-            return Err(Error::new(ErrorKind::Limit, format!("{items} items, but a view has at most {MAX_ITEMS}")));
+            return Err(Error::new(
+                ErrorKind::Limit,
+                format!("{items} items, but a view has at most {MAX_ITEMS}"),
+            ));
         }
         Ok(Self { entries, trees, propagation: root.propagation, hidden, read_only })
     }

@@ -181,3 +181,57 @@ pub(crate) fn try_view(root: &PreparedRoot, act: impl FnOnce(&mut Image) -> Resu
         errno => Tried::Failed(errno),
     }
 }
+
+/// A user namespace in which `inside` stands for `outside`.
+pub(crate) fn userns_mapping(inside: u32, outside: u32, count: u32) -> OwnedFd {
+    let (mut read, write) = io::pipe().unwrap();
+    let (wait, done) = io::pipe().unwrap();
+    // SAFETY: the child makes raw calls only and ends by _exit.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        use std::io::{Read, Write};
+        drop(done);
+        let ok = unshare(libc::CLONE_NEWUSER).is_ok() && (&write).write_all(b"x").is_ok();
+        let ended = (&wait).read(&mut [0]);
+        // SAFETY: ends the child.
+        unsafe { libc::_exit(i32::from(!ok || ended.is_err())) };
+    }
+    drop((write, wait));
+    io::Read::read_exact(&mut read, &mut [0]).unwrap();
+    for map in ["gid_map", "uid_map"] {
+        std::fs::write(format!("/proc/{pid}/{map}"), format!("{inside} {outside} {count}")).unwrap();
+    }
+    let namespace = File::open(format!("/proc/{pid}/ns/user")).unwrap();
+    drop(done);
+    // SAFETY: waits for the child made above.
+    unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
+    namespace.into()
+}
+
+/// Runs an image in the child of a command, before its exec.
+pub(crate) fn pre_exec(command: &mut std::process::Command, mut image: Image) {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: an image makes system calls only: no allocation, no lock.
+    unsafe {
+        command.pre_exec(move || image.run().map_err(|fault| io::Error::from_raw_os_error(fault.errno)));
+    }
+}
+
+/// From now on every call of the new mount API fails with `errno`.
+pub(crate) fn refuse_new_mount_api(errno: i32) -> io::Result<()> {
+    let calls = [libc::SYS_open_tree, libc::SYS_move_mount, libc::SYS_fsopen, libc::SYS_mount_setattr];
+    let statement = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
+    let mut code = vec![statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0)];
+    for (n, &nr) in calls.iter().enumerate() {
+        let jump = (calls.len() - n) as u8;
+        let test = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+        code.push(libc::sock_filter { code: test as u16, jt: jump, jf: 0, k: nr as u32 });
+    }
+    code.push(statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW));
+    code.push(statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | errno as u32));
+    let program = libc::sock_fprog { len: code.len() as u16, filter: code.as_mut_ptr() };
+    // SAFETY: constant arguments.
+    check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })?;
+    // SAFETY: `program` and its code outlive the call, which copies them.
+    check(unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) })
+}
