@@ -6,6 +6,8 @@ mod enter;
 mod error;
 mod flags;
 mod host;
+#[cfg(feature = "image")]
+mod image;
 mod masks;
 mod mount;
 mod overlay;
@@ -19,6 +21,8 @@ pub use enter::{Enter, PreparedEnter};
 pub use error::{Error, ErrorKind, Result};
 pub use flags::{MountFlags, Propagation};
 pub use host::HostView;
+#[cfg(feature = "image")]
+pub use image::{Image, Ownership, Unpack, Unpacked};
 pub use masks::Masks;
 pub use mount::{
     Bind, Cgroup2, Devpts, Directory, File, HidePid, Mount, Mqueue, Proc, Symlink, Sysfs, Tmpfs,
