@@ -1,1 +1,36 @@
-//! Palisade
+#![doc = include_str!("../README.md")]
+
+mod child;
+mod command;
+mod error;
+mod launch;
+mod order;
+mod output;
+mod plan;
+mod prepare;
+mod prologue;
+mod reaper;
+mod rlimit;
+mod sandbox;
+mod spawner;
+mod stage;
+mod status;
+mod stdio;
+mod sys;
+
+pub use child::{Child, Output};
+pub use command::Command;
+pub use error::{Error, ErrorKind, Result};
+pub use order::Session;
+pub use palisade_cgroup as cgroup;
+pub use palisade_creds as creds;
+pub use palisade_fsroot as fsroot;
+pub use palisade_ns as ns;
+pub use palisade_procinfo as procinfo;
+pub use palisade_secfilter as secfilter;
+pub use palisade_sys::Step;
+pub use plan::Plan;
+pub use rlimit::Resource;
+pub use sandbox::{Lifetime, Sandbox, SandboxBuilder};
+pub use status::{ExitCause, ExitStatus, ResourceUsage};
+pub use stdio::Stdio;

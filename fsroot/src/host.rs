@@ -71,6 +71,11 @@ impl HostView {
         self
     }
 
+    /// The home directory that was given.
+    pub fn home_dir(&self) -> &Path {
+        &self.home
+    }
+
     /// The name that `/etc/hosts` gives to the loopback addresses besides `localhost`; `sandbox` unless given.
     pub fn host_name(mut self, name: impl Into<String>) -> Self {
         self.host_name = name.into();

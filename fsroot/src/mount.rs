@@ -142,6 +142,21 @@ impl Bind {
         self
     }
 
+    /// The path on the host.
+    pub fn source(&self) -> &Path {
+        &self.source
+    }
+
+    /// Whether it is read-only.
+    pub fn is_read_only(&self) -> bool {
+        self.flags.contains(MountFlags::READ_ONLY)
+    }
+
+    /// Whether owners are translated.
+    pub fn is_id_mapped(&self) -> bool {
+        self.userns.is_some()
+    }
+
     /// A character device of the host at `target`; it is checked by its number, and nothing but the device itself can
     /// be changed through it.
     pub(crate) fn device(source: &str, target: PathBuf, number: (u32, u32)) -> Self {

@@ -124,6 +124,11 @@ impl Program {
         self.call(libc::SYS_close_range, [first.into(), u64::from(u32::MAX).into(), flags.into()]);
     }
 
+    /// `close_range(first, last, 0)`: closes them now. Since Linux 5.9.
+    pub fn close_range(&mut self, first: i32, last: i32) {
+        self.call(libc::SYS_close_range, [first.into(), last.into(), 0.into()]);
+    }
+
     /// `read` into `to`; the whole length must come.
     pub fn read_exact(&mut self, file: impl Into<Fd>, to: Place) {
         self.call(libc::SYS_read, [fd(file), to.into(), to.len().into()]);

@@ -64,6 +64,11 @@ impl Image {
         self.words[HEADER_WORDS + usize::from(slot.0)]
     }
 
+    /// Gives an input its value.
+    pub fn set(&mut self, input: Slot, value: u64) {
+        self.words[HEADER_WORDS + usize::from(input.0)] = value;
+    }
+
     pub(crate) fn finish(outcome: Result<(), interp::Stop>) -> Result<(), Fault> {
         outcome.map_err(|stop| Fault { index: stop.index, errno: stop.errno, bit: stop.bit })
     }

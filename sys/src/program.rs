@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::sync::Arc;
 
-use crate::fault::{Explained, Fault};
+use crate::fault::{Explained, Fault, Outcome};
 use crate::image::Image;
 use crate::step::Step;
 use crate::wire::*;
@@ -120,6 +120,17 @@ impl From<Fd> for Arg {
     }
 }
 
+/// What [`Program::inject`] lets happen in place of an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Injected {
+    /// It fails with this errno.
+    Errno(i32),
+    /// The process ends.
+    Exit,
+    /// It waits for a signal, without end.
+    Hang,
+}
+
 /// A list of system calls to run in order. It is built by the methods named after the calls, printed by `Display` as
 /// strace would, and run by the interpreter: in the calling thread ([`Image::run`]) or in a sandbox's child.
 ///
@@ -131,6 +142,7 @@ pub struct Program {
     pub(crate) slots: u16,
     objects: Vec<Option<Arc<str>>>,
     landings: Vec<Option<u32>>,
+    pub(crate) inputs: Vec<(u16, &'static str)>,
     now: (Step, Option<Arc<str>>),
 }
 
@@ -192,6 +204,14 @@ impl Program {
         let place = self.bytes(&table);
         self.relocate(place);
         place
+    }
+
+    /// A slot that holds a value before the program runs: [`Image::set`] puts it there. Printed by its name.
+    pub fn input(&mut self, name: &'static str) -> Slot {
+        let slot = Slot(self.slots);
+        self.slots += 1;
+        self.inputs.push((slot.0, name));
+        slot
     }
 
     /// Turns the arena offsets that stand in `place` into addresses when the program runs.
@@ -346,6 +366,7 @@ impl Program {
             self.ops.push(op);
         }
         self.objects.extend_from_slice(&other.objects);
+        self.inputs.extend(other.inputs.iter().map(|&(slot, name)| (slot + slots, name)));
         Appended { slots, arena }
     }
 
@@ -357,6 +378,24 @@ impl Program {
                 word.copy_from_slice(&(value + u64::from(by)).to_le_bytes());
             }
         }
+    }
+
+    /// Replaces operation `index`: for tests of what happens when it goes wrong.
+    pub fn inject(&mut self, index: usize, what: Injected) {
+        let step = self.ops[index].step;
+        let call = |nr: i64| Op { nr: nr as u32, out: NO_SLOT, step, ..Op::default() };
+        self.ops[index] = match what {
+            Injected::Errno(errno) => Op { kind: KIND_FAIL, value: errno as u64, step, ..Op::default() },
+            Injected::Exit => call(libc::SYS_exit_group),
+            Injected::Hang => call(libc::SYS_pause),
+        };
+    }
+
+    /// Whether an earlier operation may jump over operation `index`.
+    pub fn is_conditional(&self, index: usize) -> bool {
+        let jumps =
+            |op: &Op| matches!(op.rule & !RULE_RETRY, RULE_JUMP | RULE_BRANCH) && op.kind == KIND_CALL;
+        self.ops[..index].iter().any(|op| jumps(op) && op.jump as usize > index)
     }
 
     /// The step of operation `index`.
@@ -377,6 +416,41 @@ impl Program {
     /// A copy of the program, ready to run.
     pub fn image(&self) -> Image {
         Image::new(self)
+    }
+
+    /// The descriptors that a run in this process has opened and not closed again: all but those of a whole run that
+    /// are wanted must be closed, whether it succeeded or not. For programs without jumps.
+    pub fn open_descriptors(&self, image: &Image) -> Vec<i32> {
+        let ran = match image.outcome() {
+            Outcome::Failed(fault) => fault.index as usize,
+            Outcome::Done => self.ops.len(),
+            _ => 0,
+        };
+        let mut open = Vec::new();
+        for op in self.ops[..ran].iter().filter(|op| op.kind == KIND_CALL) {
+            match i64::from(op.nr) {
+                libc::SYS_close => {
+                    let closed = if op.modes[0] == ARG_SLOT {
+                        image.slot(Slot(op.args[0] as u16))
+                    } else {
+                        op.args[0]
+                    };
+                    open.retain(|&fd| fd != closed as i32);
+                }
+                libc::SYS_openat2
+                | libc::SYS_open_tree
+                | libc::SYS_fsopen
+                | libc::SYS_fsmount
+                | libc::SYS_socket => {
+                    open.push(image.slot(Slot(op.out)) as i32);
+                }
+                libc::SYS_fcntl if op.args[1] == libc::F_DUPFD_CLOEXEC as u64 => {
+                    open.push(image.slot(Slot(op.out)) as i32);
+                }
+                _ => {}
+            }
+        }
+        open
     }
 
     /// Puts a fault of this program into words.

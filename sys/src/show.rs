@@ -169,9 +169,14 @@ impl Program {
         self.ops.iter().any(reads)
     }
 
+    fn show_slot(&self, slot: u64) -> String {
+        let input = self.inputs.iter().find(|(input, _)| u64::from(*input) == slot);
+        input.map_or_else(|| format!("${slot}"), |(_, name)| format!("<{name}>"))
+    }
+
     fn show_raw(&self, op: &Op, n: usize) -> String {
         match op.modes[n] {
-            ARG_SLOT => format!("${}", op.args[n]),
+            ARG_SLOT => self.show_slot(op.args[n]),
             ARG_ARENA => format!("&arena[{}]", op.args[n]),
             _ => op.args[n].to_string(),
         }
@@ -180,7 +185,7 @@ impl Program {
     fn show_arg(&self, op: &Op, n: usize, kind: Kind, bit: Option<u32>) -> String {
         let value = op.args[n];
         match op.modes[n] {
-            ARG_SLOT => return format!("${value}"),
+            ARG_SLOT => return self.show_slot(value),
             ARG_BIT => {
                 return match bit {
                     Some(bit) => bit.to_string(),

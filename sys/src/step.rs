@@ -92,10 +92,12 @@ steps! {
     LsmLabel = "LSM label",
     /// Landlock after the last mount, which it would refuse.
     Landlock = "Landlock",
-    /// A directory inside the new root, absolute, entered by the final identity.
+    /// Close what set-up used before any path is walked again: a magic link must find no directory of the host.
+    Descriptors = "descriptors",
+    /// A directory inside the new root, entered by the final identity, which may see less than set-up did.
     WorkingDirectory = "working directory",
-    /// Everything but the payload's descriptors is closed by its exec.
-    CloseOnExec = "close on exec",
+    /// Signals were blocked so far, so that none ended set-up halfway.
+    Signals = "signals",
     /// The filter last: it need not allow anything that set-up does, except execve.
     Seccomp = "seccomp",
     /// The payload.

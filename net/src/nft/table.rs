@@ -1,0 +1,529 @@
+//! Tables and what they hold.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+
+use super::rule::{Rule, Verdict};
+use super::value::{DataType, Value};
+use crate::error::{Error, Result};
+
+/// Which packets a table sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Family {
+    /// IPv4 and IPv6.
+    Inet,
+    /// IPv4.
+    Ip,
+    /// IPv6.
+    Ip6,
+    /// ARP.
+    Arp,
+    /// Frames that cross a bridge.
+    Bridge,
+    /// Frames of one device, as they arrive.
+    Netdev,
+}
+
+impl Family {
+    const ALL: [(Self, u8, &'static str); 6] = [
+        (Self::Inet, 1, "inet"),
+        (Self::Ip, 2, "ip"),
+        (Self::Arp, 3, "arp"),
+        (Self::Netdev, 5, "netdev"),
+        (Self::Bridge, 7, "bridge"),
+        (Self::Ip6, 10, "ip6"),
+    ];
+
+    pub(crate) fn number(self) -> u8 {
+        Self::ALL.iter().find(|(f, ..)| *f == self).map_or(0, |(_, n, _)| *n)
+    }
+
+    pub(crate) fn from_number(n: u8) -> Option<Self> {
+        Self::ALL.iter().find(|(_, number, _)| *number == n).map(|(f, ..)| *f)
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(Self::ALL.iter().find(|(family, ..)| family == self).map_or("", |(.., name)| name))
+    }
+}
+
+/// Where in a packet's way through the kernel a chain sits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Hook {
+    /// Everything that arrives, before routing.
+    Prerouting,
+    /// What is for this namespace.
+    Input,
+    /// What is routed on (or bridged on, in the bridge family).
+    Forward,
+    /// What this namespace sends.
+    Output,
+    /// Everything that leaves, after routing.
+    Postrouting,
+}
+
+impl Hook {
+    pub(crate) const ALL: [(Self, u32, &'static str); 5] = [
+        (Self::Prerouting, 0, "prerouting"),
+        (Self::Input, 1, "input"),
+        (Self::Forward, 2, "forward"),
+        (Self::Output, 3, "output"),
+        (Self::Postrouting, 4, "postrouting"),
+    ];
+
+    pub(crate) fn number(self) -> u32 {
+        Self::ALL.iter().find(|(h, ..)| *h == self).map_or(0, |(_, n, _)| *n)
+    }
+}
+
+impl fmt::Display for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(Self::ALL.iter().find(|(hook, ..)| hook == self).map_or("", |(.., name)| name))
+    }
+}
+
+/// What a base chain may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum ChainKind {
+    /// Accept and refuse.
+    Filter,
+    /// Also translate addresses; sees only the first packet of each connection.
+    Nat,
+    /// Route again what it changed (output only).
+    Route,
+}
+
+impl fmt::Display for ChainKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Filter => "filter",
+            Self::Nat => "nat",
+            Self::Route => "route",
+        })
+    }
+}
+
+/// The order of chains at one hook: lower runs earlier. Connection tracking itself is at -200.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Priority(pub i32);
+
+impl Priority {
+    /// Before connection tracking.
+    pub const RAW: Self = Self(-300);
+    /// Where connection tracking sits.
+    pub const CONNTRACK: Self = Self(-200);
+    /// Before destination translation.
+    pub const MANGLE: Self = Self(-150);
+    /// Destination translation.
+    pub const DSTNAT: Self = Self(-100);
+    /// Filtering.
+    pub const FILTER: Self = Self(0);
+    /// Mandatory access control marks.
+    pub const SECURITY: Self = Self(50);
+    /// Source translation.
+    pub const SRCNAT: Self = Self(100);
+
+    pub(crate) fn show(self, family: Family, hook: Hook) -> String {
+        let named: &[(&str, i32)] = match family {
+            Family::Bridge => &[("dstnat", -300), ("filter", -200), ("out", 100), ("srcnat", 300)],
+            _ => &[
+                ("raw", -300),
+                ("mangle", -150),
+                ("dstnat", -100),
+                ("filter", 0),
+                ("security", 50),
+                ("srcnat", 100),
+            ],
+        };
+        let fits = |name: &str| match name {
+            "dstnat" => hook == Hook::Prerouting,
+            "srcnat" => hook == Hook::Postrouting,
+            "out" => hook == Hook::Output,
+            _ => true,
+        };
+        for (name, base) in named.iter().filter(|(name, _)| fits(name)) {
+            match i64::from(self.0) - i64::from(*base) {
+                0 => return (*name).to_owned(),
+                n @ 1..=10 => return format!("{name} + {n}"),
+                n @ -10..=-1 => return format!("{name} - {}", -n),
+                _ => {}
+            }
+        }
+        self.0.to_string()
+    }
+}
+
+/// What happens to packets that no rule of a base chain decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Policy {
+    /// They pass.
+    Accept,
+    /// They are dropped.
+    Drop,
+}
+
+impl fmt::Display for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Accept => "accept",
+            Self::Drop => "drop",
+        })
+    }
+}
+
+/// Where a base chain hangs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Base {
+    /// What it may do.
+    pub kind: ChainKind,
+    /// The hook.
+    pub hook: Hook,
+    /// The order among the chains there.
+    pub priority: Priority,
+    /// What happens at its end.
+    pub policy: Policy,
+}
+
+/// A list of rules: hung on a hook (a base chain), or to jump to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chain {
+    pub(crate) name: String,
+    pub(crate) base: Option<Base>,
+    pub(crate) rules: Vec<Rule>,
+}
+
+impl Chain {
+    /// A chain to jump to.
+    #[must_use]
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), base: None, rules: Vec::new() }
+    }
+
+    /// A base chain.
+    #[must_use]
+    pub fn base(name: impl Into<String>, base: Base) -> Self {
+        Self { name: name.into(), base: Some(base), rules: Vec::new() }
+    }
+
+    /// A base chain that filters at `hook`, priority 0.
+    #[must_use]
+    pub fn filter(name: impl Into<String>, hook: Hook, policy: Policy) -> Self {
+        Self::base(name, Base { kind: ChainKind::Filter, hook, priority: Priority::FILTER, policy })
+    }
+
+    /// A base chain that rewrites destinations, before routing.
+    #[must_use]
+    pub fn dstnat(name: impl Into<String>) -> Self {
+        let (kind, hook, policy) = (ChainKind::Nat, Hook::Prerouting, Policy::Accept);
+        Self::base(name, Base { kind, hook, priority: Priority::DSTNAT, policy })
+    }
+
+    /// A base chain that rewrites sources, after routing.
+    #[must_use]
+    pub fn srcnat(name: impl Into<String>) -> Self {
+        let (kind, hook, policy) = (ChainKind::Nat, Hook::Postrouting, Policy::Accept);
+        Self::base(name, Base { kind, hook, priority: Priority::SRCNAT, policy })
+    }
+
+    /// Adds a rule at the end.
+    #[must_use]
+    pub fn rule(mut self, rule: Rule) -> Self {
+        self.rules.push(rule);
+        self
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where it hangs, if it is a base chain.
+    #[must_use]
+    pub fn hooked(&self) -> Option<&Base> {
+        self.base.as_ref()
+    }
+
+    /// The rules, in order.
+    #[must_use]
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+}
+
+/// A named set of values.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Set {
+    pub(crate) name: String,
+    pub(crate) ty: DataType,
+    pub(crate) ranges: bool,
+    pub(crate) elements: Vec<Value>,
+}
+
+impl Set {
+    /// An empty set of single values.
+    #[must_use]
+    pub fn new(name: impl Into<String>, ty: DataType) -> Self {
+        Self { name: name.into(), ty, ranges: false, elements: Vec::new() }
+    }
+
+    /// Lets the set hold ranges and prefixes (nft's `flags interval`): of addresses and ports.
+    #[must_use]
+    pub fn with_ranges(mut self) -> Self {
+        self.ranges = true;
+        self
+    }
+
+    /// Adds elements.
+    #[must_use]
+    pub fn elements<V: Into<Value>>(mut self, values: impl IntoIterator<Item = V>) -> Self {
+        self.elements.extend(values.into_iter().map(Into::into));
+        self.elements.sort_by_key(Value::sort_key);
+        self
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The elements, in order.
+    #[must_use]
+    pub fn values(&self) -> &[Value] {
+        &self.elements
+    }
+}
+
+/// What a map leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum MapType {
+    /// Verdicts.
+    Verdict,
+    /// IPv4 addresses.
+    Ipv4,
+    /// IPv6 addresses.
+    Ipv6,
+    /// IPv4 addresses with ports.
+    Ipv4Endpoint,
+    /// IPv6 addresses with ports.
+    Ipv6Endpoint,
+}
+
+impl fmt::Display for MapType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Verdict => "verdict",
+            Self::Ipv4 => "ipv4_addr",
+            Self::Ipv6 => "ipv6_addr",
+            Self::Ipv4Endpoint => "ipv4_addr . inet_service",
+            Self::Ipv6Endpoint => "ipv6_addr . inet_service",
+        })
+    }
+}
+
+/// One value of a map.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MapValue {
+    /// A verdict.
+    Verdict(Verdict),
+    /// An address.
+    Address(IpAddr),
+    /// An address and a port.
+    Endpoint(SocketAddr),
+}
+
+/// A named map from values of a field to verdicts or to targets of address translation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Map {
+    pub(crate) name: String,
+    pub(crate) key: DataType,
+    pub(crate) ranges: bool,
+    pub(crate) ty: MapType,
+    pub(crate) elements: Vec<(Value, MapValue)>,
+}
+
+impl Map {
+    /// An empty map.
+    #[must_use]
+    pub fn new(name: impl Into<String>, key: DataType, ty: MapType) -> Self {
+        Self { name: name.into(), key, ranges: false, ty, elements: Vec::new() }
+    }
+
+    /// Lets ranges and prefixes be keys.
+    #[must_use]
+    pub fn with_ranges(mut self) -> Self {
+        self.ranges = true;
+        self
+    }
+
+    /// Adds an element.
+    #[must_use]
+    pub fn element(mut self, key: impl Into<Value>, value: MapValue) -> Self {
+        self.elements.push((key.into(), value));
+        self.elements.sort_by_key(|(key, _)| key.sort_key());
+        self
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The elements, in the order of their keys.
+    #[must_use]
+    pub fn entries(&self) -> &[(Value, MapValue)] {
+        &self.elements
+    }
+}
+
+/// A table: chains with the sets and maps that their rules refer to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Table {
+    pub(crate) family: Family,
+    pub(crate) name: String,
+    pub(crate) owned: bool,
+    pub(crate) sets: Vec<Set>,
+    pub(crate) maps: Vec<Map>,
+    pub(crate) chains: Vec<Chain>,
+}
+
+impl Table {
+    /// An empty table.
+    #[must_use]
+    pub fn new(family: Family, name: impl Into<String>) -> Self {
+        Self {
+            family,
+            name: name.into(),
+            owned: false,
+            sets: Vec::new(),
+            maps: Vec::new(),
+            chains: Vec::new(),
+        }
+    }
+
+    /// Ties the table to the [`Netns`](crate::Netns) handle that applies it: only that can change it, and the kernel
+    /// removes it when the handle, or the process, ends (Linux 5.12).
+    #[must_use]
+    pub fn owned(mut self) -> Self {
+        self.owned = true;
+        self
+    }
+
+    /// Adds a chain.
+    #[must_use]
+    pub fn chain(mut self, chain: Chain) -> Self {
+        self.chains.push(chain);
+        self
+    }
+
+    /// Adds a set.
+    #[must_use]
+    pub fn set(mut self, set: Set) -> Self {
+        self.sets.push(set);
+        self
+    }
+
+    /// Adds a map.
+    #[must_use]
+    pub fn map(mut self, map: Map) -> Self {
+        self.maps.push(map);
+        self
+    }
+
+    /// Which packets it sees.
+    #[must_use]
+    pub fn family(&self) -> Family {
+        self.family
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The chains.
+    #[must_use]
+    pub fn chains(&self) -> &[Chain] {
+        &self.chains
+    }
+
+    /// The sets.
+    #[must_use]
+    pub fn sets(&self) -> &[Set] {
+        &self.sets
+    }
+
+    /// The maps.
+    #[must_use]
+    pub fn maps(&self) -> &[Map] {
+        &self.maps
+    }
+}
+
+/// All tables of a namespace, or those to apply together.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ruleset {
+    pub(crate) tables: Vec<Table>,
+}
+
+impl Ruleset {
+    /// No tables.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a table.
+    #[must_use]
+    pub fn table(mut self, table: Table) -> Self {
+        self.tables.push(table);
+        self
+    }
+
+    /// The tables.
+    #[must_use]
+    pub fn tables(&self) -> &[Table] {
+        &self.tables
+    }
+}
+
+impl From<Table> for Ruleset {
+    fn from(table: Table) -> Self {
+        Self { tables: vec![table] }
+    }
+}
+
+/// Checks the name of a table, chain, set or map: what `nft` itself can read back.
+pub(crate) fn check_name(what: &str, name: &str) -> Result<()> {
+    let fine = (1..=127).contains(&name.len())
+        && name.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
+        && !name.starts_with("__")
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-./\\".contains(&b) && b != b'\\');
+    if fine {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        format_args!("name of {what} {name:?}"),
+        "1 to 127 letters, digits, '_', '-', '.' or '/', beginning with a letter and not with '__'",
+    ))
+}
+
+impl FromStr for Family {
+    type Err = Error;
+    fn from_str(s: &str) -> Result<Self> {
+        Self::ALL.iter().find(|(.., name)| *name == s).map(|(family, ..)| *family).ok_or_else(|| {
+            Error::invalid(format_args!("nftables family {s:?}"), "inet, ip, ip6, arp, bridge or netdev")
+        })
+    }
+}

@@ -1,0 +1,306 @@
+//! A running payload.
+
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::{ChildStderr, ChildStdin, ChildStdout};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use palisade_cgroup::{Cgroup, OwnedCgroup};
+use palisade_sys::Step;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::launch::Started;
+use crate::output::collect;
+use crate::reaper;
+use crate::sandbox::Lifetime;
+use crate::status::{ExitCause, ExitStatus, ResourceUsage};
+use crate::sys::{self, send_signal};
+
+/// A payload that runs.
+///
+/// **Dropping it ends it**: the payload and its descendants are killed, and a thread of the library collects what is
+/// left, so that a drop never blocks. That is the difference from [`std::process::Child`], whose drop leaves the
+/// process running. [`Lifetime::Detached`] turns it off.
+pub struct Child {
+    /// The payload's standard input, if it is piped.
+    pub stdin: Option<ChildStdin>,
+    /// The payload's standard output, if it is piped.
+    pub stdout: Option<ChildStdout>,
+    /// The payload's standard error, if it is piped.
+    pub stderr: Option<ChildStderr>,
+    pid: u32,
+    /// Taken by drop only.
+    live: Option<Live>,
+    lifetime: Lifetime,
+    deadline: Option<Instant>,
+    output_limit: u64,
+    status: Option<ExitStatus>,
+    /// Why we killed it, if we did.
+    killed_for: Option<ExitCause>,
+}
+
+/// What keeps a payload's process and cgroup.
+#[derive(Debug)]
+pub(crate) struct Live {
+    pub(crate) pidfd: OwnedFd,
+    pub(crate) cgroup: Option<OwnedCgroup>,
+}
+
+impl Live {
+    /// Kills the payload and whatever it started.
+    pub(crate) fn kill_all(&self) -> Result<()> {
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.kill().map_err(|error| {
+                let errno = error.errno();
+                Error::from_source(ErrorKind::Supervise, Step::Supervise, error, errno)
+            })?;
+        }
+        // In a pid namespace the payload is its init, whose end takes all others along.
+        self.signal(libc::SIGKILL)
+    }
+
+    fn signal(&self, signal: i32) -> Result<()> {
+        match send_signal(&self.pidfd, signal) {
+            // It has ended: for a signal, that is as good as delivered.
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+            other => other.map_err(|error| {
+                Error::call(Step::Supervise, format!("pidfd_send_signal(…, {signal}, NULL, 0)"), &error)
+            }),
+        }
+    }
+}
+
+/// What a payload wrote, and how it ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// Its standard output, as far as it was captured.
+    pub stdout: Vec<u8>,
+    /// Its standard error, as far as it was captured.
+    pub stderr: Vec<u8>,
+}
+
+impl Child {
+    pub(crate) fn new(
+        started: Started,
+        lifetime: Lifetime,
+        deadline: Option<Instant>,
+        output_limit: u64,
+    ) -> Self {
+        let Started { pid, pidfd, streams: [stdin, stdout, stderr], cgroup } = started;
+        Self {
+            stdin: stdin.map(Into::into),
+            stdout: stdout.map(Into::into),
+            stderr: stderr.map(Into::into),
+            pid,
+            live: Some(Live { pidfd, cgroup }),
+            lifetime,
+            deadline,
+            output_limit,
+            status: None,
+            killed_for: None,
+        }
+    }
+
+    fn live(&self) -> &Live {
+        self.live.as_ref().expect("only drop takes it")
+    }
+
+    /// The payload's pid in the host program's pid namespace. For signals use [`signal`](Self::signal), which can't hit
+    /// another process after this one has ended.
+    pub fn id(&self) -> u32 {
+        self.pid
+    }
+
+    /// The pidfd: readable when the payload has ended, for an event loop of one's own.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.live().pidfd.as_fd()
+    }
+
+    /// The payload's own cgroup, if it was given one: its statistics and events.
+    pub fn cgroup(&self) -> Option<&Cgroup> {
+        self.live().cgroup.as_deref()
+    }
+
+    /// Sends a signal to the payload. A payload that is pid 1 of its namespace gets only signals that it has a handler
+    /// for, and SIGKILL and SIGSTOP.
+    ///
+    /// # Errors
+    /// `EINVAL` if there is no such signal, `EPERM` if the payload changed to another user.
+    pub fn signal(&self, signal: i32) -> Result<()> {
+        if self.status.is_some() { Ok(()) } else { self.live().signal(signal) }
+    }
+
+    /// Kills the payload and all that it started (as far as a pid namespace or a cgroup of its own holds them).
+    ///
+    /// # Errors
+    /// As [`signal`](Self::signal).
+    pub fn kill(&mut self) -> Result<()> {
+        if self.status.is_some() { Ok(()) } else { self.live().kill_all() }
+    }
+
+    /// Waits until the payload has ended, closing its standard input first. Waits for at most
+    /// [`Command::timeout`](crate::Command::timeout), then kills it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::StatusTaken`] where a `wait` of the host program's own has taken the status, on a kernel before 6.15.
+    pub fn wait(&mut self) -> Result<ExitStatus> {
+        drop(self.stdin.take());
+        loop {
+            let limit = self.deadline.filter(|_| self.killed_for.is_none());
+            if let Some(status) = self.wait_until(limit)? {
+                return Ok(status);
+            }
+            self.kill_for(ExitCause::TimedOut)?;
+        }
+    }
+
+    /// The status if the payload has ended; does not wait.
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait).
+    pub fn try_wait(&mut self) -> Result<Option<ExitStatus>> {
+        self.wait_timeout(Duration::ZERO)
+    }
+
+    /// Waits for at most `limit`; `None` if the payload still runs then. A time-out of the command that ends earlier is
+    /// kept.
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait).
+    pub fn wait_timeout(&mut self, limit: Duration) -> Result<Option<ExitStatus>> {
+        let until = Instant::now().checked_add(limit);
+        let deadline = self.deadline.filter(|_| self.killed_for.is_none());
+        let first = match (until, deadline) {
+            (Some(until), Some(deadline)) => Some(until.min(deadline)),
+            (until, deadline) => until.or(deadline),
+        };
+        if let Some(status) = self.wait_until(first)? {
+            return Ok(Some(status));
+        }
+        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            self.kill_for(ExitCause::TimedOut)?;
+            return self.wait_until(until);
+        }
+        Ok(None)
+    }
+
+    /// Waits for the end and collects what the piped streams give, both at once, up to the command's
+    /// [`output_limit`](crate::Command::output_limit) each.
+    ///
+    /// A descendant that outlives the payload and holds a stream open (possible without a pid namespace only) does not
+    /// delay it: what is there when the payload has ended is collected.
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait).
+    pub fn wait_with_output(mut self) -> Result<Output> {
+        drop(self.stdin.take());
+        let streams = [self.stdout.take().map(OwnedFd::from), self.stderr.take().map(OwnedFd::from)];
+        let collected = collect(streams, self.pidfd(), self.output_limit, self.deadline)
+            .map_err(|error| Error::call(Step::Supervise, "poll or read", &error))?;
+        if let Some(cause) = collected.stopped {
+            self.kill_for(cause)?;
+        }
+        let status = self.wait()?;
+        let [stdout, stderr] = collected.bytes;
+        Ok(Output { status, stdout, stderr })
+    }
+
+    fn kill_for(&mut self, cause: ExitCause) -> Result<()> {
+        self.killed_for.get_or_insert(cause);
+        self.live().kill_all()
+    }
+
+    /// The status, if it comes before `until` (`None`: whenever it comes).
+    fn wait_until(&mut self, until: Option<Instant>) -> Result<Option<ExitStatus>> {
+        if self.status.is_none() {
+            let live = self.live();
+            let failed =
+                |call: &str, error: std::io::Error| Error::call(Step::Supervise, call.to_owned(), &error);
+            if !ended(live.pidfd.as_fd(), until).map_err(|error| failed("poll", error))? {
+                return Ok(None);
+            }
+            let (raw, usage) = match sys::wait(&live.pidfd, true, false) {
+                Ok(waited) => {
+                    let waited =
+                        waited.ok_or_else(|| failed("waitid", std::io::Error::other("no status")))?;
+                    (waited.status, Some(ResourceUsage::from_raw(waited.usage)))
+                }
+                // The host program's own wait, or its ignored SIGCHLD, was faster. (An exec makes every child one
+                // that they see.) Newer kernels keep the status with the pidfd.
+                Err(error) if error.raw_os_error() == Some(libc::ECHILD) => {
+                    let kept = sys::kept_status(&live.pidfd).ok_or_else(|| {
+                        Error::new(
+                            ErrorKind::StatusTaken,
+                            Step::Supervise,
+                            "the status was taken by another wait",
+                        )
+                        .with_hint(
+                            "wait for own pids instead of -1, and don't ignore SIGCHLD; or use Linux 6.15",
+                        )
+                    })?;
+                    (kept, None)
+                }
+                Err(error) => return Err(failed("waitid(P_PIDFD, …, WEXITED|__WALL)", error)),
+            };
+            self.status = Some(ExitStatus { raw, cause: self.cause(raw), usage });
+        }
+        Ok(self.status)
+    }
+
+    fn cause(&self, raw: i32) -> ExitCause {
+        let cause = ExitStatus::cause_of(raw);
+        if cause != ExitCause::Signaled(libc::SIGKILL) {
+            return cause;
+        }
+        let out_of_memory = || {
+            let events = self.cgroup().map(Cgroup::memory_events);
+            events.is_some_and(|events| events.is_ok_and(|events| events.oom_kill > 0))
+        };
+        match self.killed_for {
+            Some(cause) => cause,
+            None if out_of_memory() => ExitCause::OutOfMemory,
+            None => cause,
+        }
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let Some(live) = self.live.take() else { return };
+        match (self.lifetime, self.status) {
+            (Lifetime::Detached, _) => reaper::leave(live),
+            (Lifetime::Host, Some(_)) if live.cgroup.is_none() => {}
+            (Lifetime::Host, status) => reaper::end(live, status.is_some()),
+        }
+    }
+}
+
+impl fmt::Debug for Child {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Child").field("id", &self.pid).field("status", &self.status).finish_non_exhaustive()
+    }
+}
+
+/// Polls a pidfd until its process has ended or `until` is over.
+fn ended(pidfd: BorrowedFd<'_>, until: Option<Instant>) -> std::io::Result<bool> {
+    loop {
+        let mut fds = [PollFd::new(pidfd, PollFlags::POLLIN)];
+        match poll(&mut fds, poll_time(until)) {
+            Ok(0) if until.is_some_and(|until| until <= Instant::now()) => return Ok(false),
+            Ok(0) | Err(nix::errno::Errno::EINTR) => {}
+            Ok(_) => return Ok(true),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// Time until `until` for poll, rounded up; at most what poll takes, so a caller looks at the clock again.
+pub(crate) fn poll_time(until: Option<Instant>) -> PollTimeout {
+    let Some(until) = until else { return PollTimeout::NONE };
+    let left = until.saturating_duration_since(Instant::now());
+    let millis = left.as_nanos().div_ceil(1_000_000);
+    PollTimeout::try_from(millis.min(i32::MAX as u128) as i32).unwrap_or(PollTimeout::MAX)
+}

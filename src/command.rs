@@ -1,0 +1,331 @@
+//! A program to run in a sandbox: the surface of [`std::process::Command`].
+
+use std::collections::BTreeMap;
+use std::ffi::{CString, OsStr, OsString};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use palisade_sys::Step;
+
+use crate::child::{Child, Output};
+use crate::error::{Error, ErrorKind, Result};
+use crate::order::{Payload, Session};
+use crate::plan::{Handling, Plan};
+use crate::prepare::env_problem;
+use crate::rlimit::Resource;
+use crate::sandbox::Sandbox;
+use crate::status::ExitStatus;
+use crate::stdio::Stdio;
+
+/// A program to run in a sandbox. Reusable: each `spawn` starts it anew.
+///
+/// What differs from [`std::process::Command`]: the environment starts from the sandbox's, not the host program's; the
+/// working directory and the program are looked up inside; dropping the [`Child`] ends it.
+#[derive(Clone, Debug)]
+pub struct Command {
+    sandbox: Sandbox,
+    program: OsString,
+    arg0: Option<OsString>,
+    args: Vec<OsString>,
+    clear_env: bool,
+    env: BTreeMap<OsString, Option<OsString>>,
+    directory: PathBuf,
+    stdio: [Option<Stdio>; 3],
+    descriptors: BTreeMap<i32, Arc<OwnedFd>>,
+    umask: Option<u32>,
+    session: Session,
+    limits: Vec<(Resource, u64, u64)>,
+    keep_signals: bool,
+    timeout: Option<Duration>,
+    output_limit: u64,
+}
+
+const DEFAULT_OUTPUT_LIMIT: u64 = 64 << 20;
+
+impl Command {
+    pub(crate) fn new(sandbox: Sandbox, program: &OsStr) -> Self {
+        Self {
+            sandbox,
+            program: program.to_owned(),
+            arg0: None,
+            args: Vec::new(),
+            clear_env: false,
+            env: BTreeMap::new(),
+            directory: "/".into(),
+            stdio: [None, None, None],
+            descriptors: BTreeMap::new(),
+            umask: None,
+            session: Session::New,
+            limits: Vec::new(),
+            keep_signals: false,
+            timeout: None,
+            output_limit: DEFAULT_OUTPUT_LIMIT,
+        }
+    }
+
+    /// Adds an argument.
+    pub fn arg(&mut self, arg: impl AsRef<OsStr>) -> &mut Self {
+        self.args.push(arg.as_ref().to_owned());
+        self
+    }
+
+    /// Adds arguments.
+    pub fn args(&mut self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> &mut Self {
+        self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self
+    }
+
+    /// The name that the program is given as its own (`argv[0]`), in place of its path.
+    pub fn arg0(&mut self, arg: impl AsRef<OsStr>) -> &mut Self {
+        self.arg0 = Some(arg.as_ref().to_owned());
+        self
+    }
+
+    /// Sets an environment variable.
+    pub fn env(&mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> &mut Self {
+        self.env.insert(name.as_ref().to_owned(), Some(value.as_ref().to_owned()));
+        self
+    }
+
+    /// Sets environment variables.
+    pub fn envs(
+        &mut self,
+        vars: impl IntoIterator<Item = (impl AsRef<OsStr>, impl AsRef<OsStr>)>,
+    ) -> &mut Self {
+        for (name, value) in vars {
+            self.env(name, value);
+        }
+        self
+    }
+
+    /// Removes an environment variable that the sandbox would give.
+    pub fn env_remove(&mut self, name: impl AsRef<OsStr>) -> &mut Self {
+        self.env.insert(name.as_ref().to_owned(), None);
+        self
+    }
+
+    /// Starts from an empty environment, the sandbox's left out too.
+    pub fn env_clear(&mut self) -> &mut Self {
+        self.clear_env = true;
+        self.env.clear();
+        self
+    }
+
+    /// The working directory, inside; `/` by default. Magic links (`/proc/self/fd/…`) on the way are refused.
+    pub fn current_dir(&mut self, directory: impl AsRef<Path>) -> &mut Self {
+        self.directory = directory.as_ref().to_owned();
+        self
+    }
+
+    /// Standard input: inherited by `spawn` and `status`, /dev/null for `output`, unless set.
+    pub fn stdin(&mut self, stdio: impl Into<Stdio>) -> &mut Self {
+        self.stdio[0] = Some(stdio.into());
+        self
+    }
+
+    /// Standard output: inherited by `spawn` and `status`, captured by `output`, unless set.
+    pub fn stdout(&mut self, stdio: impl Into<Stdio>) -> &mut Self {
+        self.stdio[1] = Some(stdio.into());
+        self
+    }
+
+    /// Standard error: inherited by `spawn` and `status`, captured by `output`, unless set.
+    pub fn stderr(&mut self, stdio: impl Into<Stdio>) -> &mut Self {
+        self.stdio[2] = Some(stdio.into());
+        self
+    }
+
+    /// Passes a descriptor on as number `number` (3 or above). Nothing is passed that is not declared here, whatever
+    /// its close-on-exec flag.
+    ///
+    /// A directory or a Unix socket passed here reaches out of the sandbox: the payload can open files below the one,
+    /// and be handed descriptors through the other.
+    pub fn fd(&mut self, number: i32, fd: impl Into<OwnedFd>) -> &mut Self {
+        self.descriptors.insert(number, Arc::new(fd.into()));
+        self
+    }
+
+    /// The umask; the host program's unless set.
+    pub fn umask(&mut self, mask: u32) -> &mut Self {
+        self.umask = Some(mask);
+        self
+    }
+
+    /// Session and process group; a new session unless set.
+    pub fn session(&mut self, session: Session) -> &mut Self {
+        self.session = session;
+        self
+    }
+
+    /// A resource limit for this command, after the sandbox's: it may lower one of those, not raise it.
+    pub fn rlimit(&mut self, resource: Resource, soft: u64, hard: u64) -> &mut Self {
+        self.limits.retain(|(known, ..)| *known != resource);
+        self.limits.push((resource, soft, hard));
+        self
+    }
+
+    /// Leaves signals that the host program ignores ignored. Otherwise all have their default disposition. (The mask is
+    /// empty in either case.)
+    pub fn keep_ignored_signals(&mut self, keep: bool) -> &mut Self {
+        self.keep_signals = keep;
+        self
+    }
+
+    /// Wall-clock time after which the payload is killed: its status then says
+    /// [`TimedOut`](crate::ExitCause::TimedOut). Counted from the end of `spawn`, and enforced by whoever waits.
+    pub fn timeout(&mut self, limit: Duration) -> &mut Self {
+        self.timeout = Some(limit);
+        self
+    }
+
+    /// The most that `output` and `wait_with_output` collect of each stream, in bytes; 64 MiB unless set. A payload
+    /// that writes more is killed: its status then says [`OutputLimit`](crate::ExitCause::OutputLimit).
+    pub fn output_limit(&mut self, bytes: u64) -> &mut Self {
+        self.output_limit = bytes;
+        self
+    }
+
+    /// Decides everything that `spawn` would do, and does nothing.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidSpec`] with every bad value.
+    pub fn plan(&self) -> Result<Plan> {
+        self.plan_with([Stdio::inherit(), Stdio::inherit(), Stdio::inherit()])
+    }
+
+    /// Starts the program. Returns when it was executed: every failure before that, its own exec's included, is an
+    /// error here, and nothing stays behind.
+    ///
+    /// # Errors
+    /// Whatever step fails, with the object, the call and the errno; see [`Error`].
+    pub fn spawn(&self) -> Result<Child> {
+        self.spawn_with([Stdio::inherit(), Stdio::inherit(), Stdio::inherit()])
+    }
+
+    /// Runs the program to its end.
+    ///
+    /// # Errors
+    /// As [`spawn`](Self::spawn) and [`Child::wait`].
+    pub fn status(&self) -> Result<ExitStatus> {
+        self.spawn()?.wait()
+    }
+
+    /// Runs the program to its end and collects what it writes, up to [`output_limit`](Self::output_limit).
+    ///
+    /// # Errors
+    /// As [`spawn`](Self::spawn) and [`Child::wait_with_output`].
+    pub fn output(&self) -> Result<Output> {
+        self.spawn_with([Stdio::null(), Stdio::piped(), Stdio::piped()])?.wait_with_output()
+    }
+
+    fn spawn_with(&self, defaults: [Stdio; 3]) -> Result<Child> {
+        self.plan_with(defaults)?.spawn()
+    }
+
+    fn plan_with(&self, defaults: [Stdio; 3]) -> Result<Plan> {
+        let mut wrong = Vec::new();
+        let payload = self.payload(&mut wrong);
+        if !wrong.is_empty() {
+            return Err(Error::invalid(wrong.join("\n  - ")));
+        }
+        let mut stdio = defaults;
+        for (place, asked) in stdio.iter_mut().zip(&self.stdio) {
+            if let Some(asked) = asked {
+                *place = asked.clone();
+            }
+        }
+        let descriptors = self.descriptors.values().cloned().collect();
+        let payload = payload.ok_or_else(|| {
+            Error::new(ErrorKind::Exec, Step::Exec, "PATH of the payload names no absolute directory")
+                .with_object(self.program.to_string_lossy())
+                .with_hint("give the program's path, or set PATH with env")
+        })?;
+        let handling =
+            Handling { stdio, descriptors, timeout: self.timeout, output_limit: self.output_limit };
+        Ok(Plan::new(&self.sandbox, &payload, handling))
+    }
+
+    /// `None` if the program would have to be looked up and there is nowhere to look.
+    fn payload(&self, wrong: &mut Vec<String>) -> Option<Payload> {
+        let env = self.environment(wrong);
+        let mut string = |what: &str, text: &OsStr| {
+            CString::new(text.as_bytes()).unwrap_or_else(|_| {
+                wrong.push(format!("{what}: {:?} holds a NUL byte", text.to_string_lossy()));
+                CString::default()
+            })
+        };
+        let first = self.arg0.as_ref().unwrap_or(&self.program);
+        let argv: Vec<CString> =
+            std::iter::once(first).chain(&self.args).map(|arg| string("arg", arg)).collect();
+        let directory = string("current_dir", self.directory.as_os_str());
+        let candidates: Vec<CString> =
+            self.candidates(&env).iter().map(|path| string("program", path.as_os_str())).collect();
+        let envp = env.iter().map(|(name, value)| {
+            let mut pair = name.clone();
+            pair.push("=");
+            pair.push(value);
+            string("env", &pair)
+        });
+        let envp = envp.collect();
+        if self.program.is_empty() {
+            wrong.push("program: is empty".into());
+        }
+        if !self.directory.is_absolute() {
+            wrong.push(format!("current_dir: {:?} is not absolute", self.directory));
+        }
+        for &(resource, soft, hard) in &self.limits {
+            if soft > hard {
+                wrong.push(format!("rlimit: {resource}: soft {soft} is above hard {hard}"));
+            }
+        }
+        if self.umask.is_some_and(|mask| mask > 0o777) {
+            wrong.push(format!("umask: {:#o} is above 0777", self.umask.unwrap_or_default()));
+        }
+        for &number in self.descriptors.keys() {
+            if !(3..=MAX_DESCRIPTOR).contains(&number) {
+                wrong.push(format!("fd: {number} is not a number from 3 to {MAX_DESCRIPTOR}"));
+            }
+        }
+        (!candidates.is_empty()).then(|| Payload {
+            candidates,
+            argv,
+            envp,
+            directory,
+            umask: self.umask,
+            session: self.session,
+            limits: self.limits.clone(),
+            descriptors: self.descriptors.keys().copied().collect(),
+            keep_signals: self.keep_signals,
+        })
+    }
+
+    fn environment(&self, wrong: &mut Vec<String>) -> Vec<(OsString, OsString)> {
+        let mut env = if self.clear_env { Vec::new() } else { self.sandbox.prepared.env.clone() };
+        for (name, value) in &self.env {
+            env.retain(|(known, _)| known != name);
+            if let Some(value) = value {
+                wrong.extend(env_problem(name, value));
+                env.push((name.clone(), value.clone()));
+            }
+        }
+        env
+    }
+
+    /// The paths to try. Entries of PATH that are empty or relative are no places of the sandbox and are passed over.
+    fn candidates(&self, env: &[(OsString, OsString)]) -> Vec<PathBuf> {
+        if self.program.as_bytes().contains(&b'/') || self.program.is_empty() {
+            return vec![PathBuf::from(&self.program)];
+        }
+        let path = env.iter().find(|(name, _)| name == "PATH").map_or(OsStr::new(""), |(_, path)| path);
+        std::env::split_paths(path)
+            .filter(|entry| entry.is_absolute())
+            .map(|entry| entry.join(&self.program))
+            .collect()
+    }
+}
+
+/// Highest number for a passed descriptor: low enough for any sensible limit on open files during set-up.
+const MAX_DESCRIPTOR: i32 = 255;

@@ -1,0 +1,172 @@
+//! Everything that one spawn will do, decided before it does anything.
+
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use palisade_cgroup::{Cgroup, Limits, OwnedCgroup};
+use palisade_creds::PreparedMaps;
+use palisade_ns::Namespaces;
+use palisade_sys::{Fault, Program, Slot, Step};
+
+use crate::child::Child;
+use crate::error::{Error, ErrorKind, Result};
+use crate::launch::launch;
+use crate::order::{Payload, stage_program};
+use crate::prologue::Prologue;
+use crate::sandbox::{Lifetime, Sandbox};
+use crate::stdio::Stdio;
+
+/// One spawn, decided: `Display` prints every step in order, with the system calls as strace would print them, and
+/// what is printed is what runs.
+///
+/// ```no_run
+/// let sandbox = palisade::Sandbox::new()?;
+/// println!("{}", sandbox.command("/bin/true").plan()?);
+/// # Ok::<(), palisade::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub(crate) clone_flags: u64,
+    namespaces: Namespaces,
+    pub(crate) cgroup: Option<(Limits, Option<Cgroup>)>,
+    pub(crate) sources: Program,
+    pub(crate) source_slots: Vec<Slot>,
+    pub(crate) prologue: Prologue,
+    pub(crate) maps: Option<PreparedMaps>,
+    pub(crate) stage: Program,
+    pub(crate) stdio: [Stdio; 3],
+    descriptors: Vec<Arc<OwnedFd>>,
+    /// Owns what the programs know by number.
+    _sandbox: Sandbox,
+    pub(crate) setup_timeout: Duration,
+    lifetime: Lifetime,
+    timeout: Option<Duration>,
+    output_limit: u64,
+}
+
+/// What a plan takes over from its command as it is.
+#[derive(Debug)]
+pub(crate) struct Handling {
+    pub(crate) stdio: [Stdio; 3],
+    pub(crate) descriptors: Vec<Arc<OwnedFd>>,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) output_limit: u64,
+}
+
+impl Plan {
+    pub(crate) fn new(sandbox: &Sandbox, payload: &Payload, handling: Handling) -> Self {
+        let Handling { stdio, descriptors, timeout, output_limit } = handling;
+        let prepared = &sandbox.prepared;
+        let capabilities = prepared.capabilities | prepared.setup_capabilities;
+        Self {
+            clone_flags: prepared.namespaces.bits(),
+            namespaces: prepared.namespaces,
+            cgroup: prepared.cgroup.clone(),
+            prologue: Prologue::new(prepared.view.trees.len() + descriptors.len(), capabilities.bits()),
+            sources: prepared.view.sources.clone(),
+            source_slots: prepared.view.trees.clone(),
+            maps: prepared.maps.clone(),
+            stage: stage_program(prepared, payload),
+            stdio,
+            descriptors,
+            _sandbox: sandbox.clone(),
+            setup_timeout: prepared.setup_timeout,
+            lifetime: prepared.lifetime,
+            timeout,
+            output_limit,
+        }
+    }
+
+    /// Carries the plan out: [`Command::spawn`](crate::Command::spawn) is a plan and this. Streams that are to be
+    /// piped are piped anew for each spawn of a clone.
+    ///
+    /// # Errors
+    /// As [`Command::spawn`](crate::Command::spawn).
+    pub fn spawn(self) -> Result<Child> {
+        let (lifetime, timeout, output_limit) = (self.lifetime, self.timeout, self.output_limit);
+        let started = launch(self)?;
+        let deadline = timeout.map(|limit| Instant::now() + limit);
+        Ok(Child::new(started, lifetime, deadline, output_limit))
+    }
+
+    /// The programs of the host program's side, of the prologue and of the stage: for tests that make them fail.
+    #[doc(hidden)]
+    pub fn programs_mut(&mut self) -> [&mut Program; 3] {
+        [&mut self.sources, &mut self.prologue.program, &mut self.stage]
+    }
+
+    /// How many system calls the child makes until the payload is executed, when none fails.
+    pub fn child_calls(&self) -> usize {
+        // Beside the two programs: the stage's own three (its name, the size and the mapping of its image).
+        self.prologue.program.call_count() + 3 + self.stage.call_count()
+    }
+
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = &OwnedFd> {
+        self.descriptors.iter().map(AsRef::as_ref)
+    }
+
+    pub(crate) fn make_cgroup(&self) -> Result<Option<OwnedCgroup>> {
+        let Some((limits, parent)) = &self.cgroup else { return Ok(None) };
+        let failed = |error: palisade_cgroup::Error| {
+            let errno = error.errno();
+            Error::from_source(ErrorKind::Setup, Step::Cgroup, error, errno)
+        };
+        let parent = match parent {
+            Some(parent) => parent.clone(),
+            None => Cgroup::delegated().map_err(failed)?,
+        };
+        parent.create_unique("palisade", limits).map_err(failed).map(Some)
+    }
+
+    pub(crate) fn clone_error(&self, error: &io::Error) -> Error {
+        Error::call(Step::Clone, format!("clone3({})", self.clone_text()), error)
+    }
+
+    pub(crate) fn stage_error(&self, fault: Fault) -> Error {
+        Error::explained(self.stage.explain(fault))
+    }
+
+    fn clone_text(&self) -> String {
+        let mut flags = vec!["CLONE_PIDFD|CLONE_VM|CLONE_VFORK|CLONE_CLEAR_SIGHAND".to_owned()];
+        if self.cgroup.is_some() {
+            flags.push("CLONE_INTO_CGROUP".into());
+        }
+        flags.extend(self.namespaces.iter().map(|kind| kind.flag_name().to_owned()));
+        flags.join("|")
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some((limits, parent)) = &self.cgroup {
+            writeln!(f, "== host program: cgroup")?;
+            match parent {
+                Some(parent) => writeln!(f, "    mkdir below {}", parent.path().display())?,
+                None => writeln!(f, "    mkdir below the delegated cgroup")?,
+            }
+            for (file, value) in limits.iter() {
+                writeln!(f, "    write {value:?} to {file}")?;
+            }
+        }
+        if !self.sources.is_empty() {
+            writeln!(f, "== host program: detached mounts")?;
+            write!(f, "{}", self.sources)?;
+        }
+        writeln!(f, "== host program: clone")?;
+        writeln!(f, "    clone3({})", self.clone_text())?;
+        writeln!(f, "== child, in the host program's memory, which is suspended")?;
+        write!(f, "{}", self.prologue.program)?;
+        if let Some(maps) = &self.maps {
+            writeln!(f, "== host program: id maps")?;
+            for line in maps.to_string().lines() {
+                writeln!(f, "    {line}")?;
+            }
+            writeln!(f, "    send the stage its go")?;
+        }
+        writeln!(f, "== child, in memory of its own: the stage")?;
+        write!(f, "{}", self.stage)
+    }
+}

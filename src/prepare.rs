@@ -1,0 +1,420 @@
+//! What `build` makes of a specification: everything that all spawns of a sandbox share.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
+
+use palisade_cgroup::{Cgroup, Limits};
+use palisade_creds::{
+    Capability, CapabilitySet, Gid, IdMap, Maps, PreparedMaps, Setgroups, ThreadCapabilities, Uid,
+};
+use palisade_fsroot::{Mount, PreparedRoot, Root};
+use palisade_ns::{Hostname, Namespace, Namespaces, loopback_up};
+use palisade_secfilter::{Filter, Install, presets};
+use palisade_sys::{FD_PASSED, Program, Slot, Step};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::launch::user_namespace;
+use crate::rlimit::Resource;
+use crate::sandbox::{Calls, Lifetime, Spec, View};
+
+/// A specification that was validated, with all that can be resolved and compiled before a spawn.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) namespaces: Namespaces,
+    pub(crate) view: Split,
+    pub(crate) masks: Program,
+    /// Owns the descriptors that the programs above know by number.
+    _root: PreparedRoot,
+    pub(crate) hostname: Option<Program>,
+    pub(crate) network: Option<Program>,
+    pub(crate) identity: Identity,
+    pub(crate) maps: Option<PreparedMaps>,
+    pub(crate) capabilities: CapabilitySet,
+    /// What set-up itself needs, beside those.
+    pub(crate) setup_capabilities: CapabilitySet,
+    /// Every capability that the running kernel has.
+    pub(crate) supported: CapabilitySet,
+    pub(crate) no_new_privs: bool,
+    pub(crate) filter: Option<Program>,
+    pub(crate) env: Vec<(OsString, OsString)>,
+    pub(crate) limits: Vec<(Resource, u64, u64)>,
+    pub(crate) cgroup: Option<(Limits, Option<Cgroup>)>,
+    pub(crate) lifetime: Lifetime,
+    pub(crate) setup_timeout: Duration,
+}
+
+/// The programs that build the view.
+#[derive(Debug)]
+pub(crate) struct Split {
+    /// Run by the host program: takes the detached trees, where the child will not have the rights to. Else empty.
+    pub(crate) sources: Program,
+    /// What it takes, in the order in which they are passed.
+    pub(crate) trees: Vec<Slot>,
+    /// Run by the child.
+    pub(crate) build: Program,
+}
+
+/// Who the payload is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Identity {
+    pub(crate) uid: Uid,
+    pub(crate) gid: Gid,
+    /// The ids are not the caller's own: they must be set.
+    pub(crate) change: bool,
+    /// Supplementary groups can be, and are, dropped.
+    pub(crate) drop_groups: bool,
+}
+
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const DEFAULT_OPEN_FILES: u64 = 1024;
+const DEFAULT_PROCESSES: u64 = 4096;
+
+/// Collects what is wrong, so that all of it is reported at once.
+#[derive(Default)]
+struct Conflicts(Vec<String>);
+
+impl Conflicts {
+    fn add(&mut self, conflict: impl Into<String>) {
+        self.0.push(conflict.into());
+    }
+
+    fn check<T, E: std::fmt::Display>(&mut self, what: &str, value: Result<T, E>) -> Option<T> {
+        value.map_err(|error| self.add(format!("{what}: {error}"))).ok()
+    }
+
+    fn finish(self) -> Result<()> {
+        match &*self.0 {
+            [] => Ok(()),
+            [one] => Err(Error::invalid(one.clone())),
+            many => Err(Error::invalid(format!("{} conflicts:\n  - {}", many.len(), many.join("\n  - ")))),
+        }
+    }
+}
+
+impl Prepared {
+    pub(crate) fn new(spec: Spec) -> Result<Self> {
+        let mut conflicts = Conflicts::default();
+        let caller = Caller::current()?;
+        let new = |kind| spec.namespaces.contains(kind);
+
+        let hostname = conflicts.check("hostname", Hostname::new(spec.hostname.as_encoded_bytes()));
+        let user = spec.user.map(|(uid, gid)| (Uid::new(uid), Gid::new(gid)));
+        let user = match user {
+            Some((Some(uid), Some(gid))) => Some((uid, gid)),
+            Some(_) => {
+                conflicts.add(format!("user: {} is no id; the kernel reads it as \"none\"", u32::MAX));
+                None
+            }
+            None => None,
+        };
+        let identity = choose_identity(&spec, &caller, user, &mut conflicts);
+        check_namespaces(&spec, &caller, &mut conflicts);
+        check_limits(&spec, &mut conflicts);
+        check_env(&spec, &mut conflicts);
+        let filter = compile(&spec.calls, &mut conflicts);
+        let supported = conflicts.check("capabilities", CapabilitySet::supported());
+        if let Some(supported) = supported {
+            conflicts.check("capabilities", spec.capabilities.check_available(supported));
+        }
+        conflicts.finish()?;
+        let (Some(hostname), Some((maps, identity)), Some(supported)) = (hostname, identity, supported)
+        else {
+            return Err(Error::invalid("a conflict without words"));
+        };
+
+        let maps = maps.map(|maps| maps.prepare()).transpose().map_err(|error| {
+            let errno = error.errno();
+            Error::from_source(ErrorKind::Setup, Step::IdMaps, error, errno)
+        })?;
+        let mounts = if caller.privileged && new(Namespace::User) {
+            let inside = maps.as_ref().map(PreparedMaps::maps);
+            spec.mounts.iter().map(|item| with_owner(item, inside, &identity)).collect::<Result<_>>()?
+        } else {
+            spec.mounts.clone()
+        };
+        let root = view(&spec, mounts, &identity).prepare().map_err(|error| {
+            let kind = match error.kind() {
+                palisade_fsroot::ErrorKind::System => ErrorKind::Setup,
+                _ => ErrorKind::InvalidSpec,
+            };
+            let errno = error.errno();
+            Error::from_source(kind, Step::Prepare, error, errno)
+        })?;
+        // A caller with privileges over the host may bind what its unprivileged child could not even look up.
+        let view = if caller.privileged && new(Namespace::User) {
+            let (sources, trees, build) = root.split(FD_PASSED);
+            Split { sources, trees, build }
+        } else {
+            Split { sources: Program::new(), trees: Vec::new(), build: root.program() }
+        };
+
+        let mut setup = CapabilitySet::EMPTY.with(Capability::SysAdmin).with(Capability::Setpcap);
+        setup = setup | CapabilitySet::from_bits(root.capabilities_needed());
+        if new(Namespace::Net) {
+            setup = setup.with(Capability::NetAdmin);
+        }
+        if identity.change {
+            setup = setup.with(Capability::Setuid).with(Capability::Setgid);
+        }
+
+        let limits = with_default_limits(&spec, new(Namespace::User))?;
+        Ok(Self {
+            namespaces: spec.namespaces,
+            view,
+            masks: root.masks(),
+            _root: root,
+            hostname: new(Namespace::Uts).then(|| hostname.program()),
+            network: new(Namespace::Net).then(loopback_up),
+            identity,
+            maps,
+            capabilities: spec.capabilities,
+            setup_capabilities: setup,
+            supported,
+            no_new_privs: !spec.privilege_escalation,
+            filter: filter.map(|filter| Install::new(&filter).keep_privileges().prepare()),
+            env: base_env(&spec),
+            limits,
+            cgroup: spec.cgroup,
+            lifetime: spec.lifetime,
+            setup_timeout: spec.setup_timeout,
+        })
+    }
+}
+
+/// The calling thread's identity, as far as it decides what is possible.
+struct Caller {
+    uid: Uid,
+    gid: Gid,
+    privileged: bool,
+}
+
+impl Caller {
+    fn current() -> Result<Self> {
+        let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+        let capabilities = ThreadCapabilities::current().map_err(|error| {
+            let errno = error.errno();
+            Error::from_source(ErrorKind::Setup, Step::Prepare, error, errno)
+        })?;
+        let needed = [Capability::SysAdmin, Capability::Setuid, Capability::Setgid];
+        let privileged = needed.into_iter().all(|c| capabilities.effective.contains(c));
+        let ids = Uid::new(uid).zip(Gid::new(gid));
+        let (uid, gid) = ids.ok_or_else(|| Error::invalid("the calling thread has no id"))?;
+        Ok(Self { uid, gid, privileged })
+    }
+}
+
+/// The maps of the new user namespace, if there is one, and the identity inside.
+fn choose_identity(
+    spec: &Spec,
+    caller: &Caller,
+    user: Option<(Uid, Gid)>,
+    conflicts: &mut Conflicts,
+) -> Option<(Option<Maps>, Identity)> {
+    if !spec.namespaces.contains(Namespace::User) {
+        if spec.maps.is_some() {
+            conflicts.add("id_maps: there is no new user namespace to give them to");
+        }
+        let (uid, gid) = user.unwrap_or((Uid::NOBODY, Gid::NOBODY));
+        if (uid == Uid::ROOT || gid == Gid::ROOT) && !spec.host_root {
+            conflicts.add(
+                "user: 0 without a user namespace is the host's root; give another id, or say so with \
+                 dangerously_allow_host_root",
+            );
+        }
+        return Some((None, Identity { uid, gid, change: true, drop_groups: true }));
+    }
+    let own = (caller.uid, caller.gid);
+    let (maps, (uid, gid)) = match (&spec.maps, caller.privileged) {
+        (Some(maps), _) => (maps.clone(), user.unwrap_or((Uid::ROOT, Gid::ROOT))),
+        (None, false) => {
+            let inside = user.unwrap_or(own);
+            (Maps::single(inside, own), inside)
+        }
+        (None, true) => {
+            let start = if caller.uid == Uid::ROOT { (Uid::NOBODY, Gid::NOBODY) } else { own };
+            let inside = user.unwrap_or(start);
+            let uid = if inside.0 == Uid::ROOT { Uid::NOBODY } else { inside.0 };
+            let gid = if inside.1 == Gid::ROOT { Gid::NOBODY } else { inside.1 };
+            (Maps::new(IdMap::single(inside.0, uid), IdMap::single(inside.1, gid)), inside)
+        }
+    };
+    let (outside_uid, outside_gid) = (maps.uid().to_outside(uid), maps.gid().to_outside(gid));
+    if outside_uid.is_none() || outside_gid.is_none() {
+        conflicts
+            .add(format!("user: {uid}:{gid} is not mapped by id_maps; kernel would refuse it with EINVAL"));
+    }
+    let holds_root = maps.uid().to_inside(Uid::ROOT).is_some() || maps.gid().to_inside(Gid::ROOT).is_some();
+    if holds_root && caller.privileged && !spec.host_root {
+        conflicts.add(
+            "id_maps: the host's id 0 is mapped, which makes root inside root of the host; map other ids, or say so \
+             with dangerously_allow_host_root",
+        );
+    }
+    let change = outside_uid != Some(caller.uid) || outside_gid != Some(caller.gid);
+    // Denied for a single id of an ordinary caller: then the caller's groups stay.
+    let drop_groups = maps.setgroups() == Setgroups::Allow;
+    Some((Some(maps), Identity { uid, gid, change: change || drop_groups, drop_groups }))
+}
+
+fn check_namespaces(spec: &Spec, caller: &Caller, conflicts: &mut Conflicts) {
+    let new = |kind| spec.namespaces.contains(kind);
+    if !new(Namespace::Mount) {
+        conflicts.add("namespaces: the view is built in a new mount namespace, which can't be shared");
+    }
+    if new(Namespace::Time) {
+        conflicts.add("namespaces: a time namespace is made with its offsets, not by clone");
+    }
+    if !new(Namespace::User) && !caller.privileged {
+        conflicts.add("namespaces: without privileges everything else needs a new user namespace");
+    }
+    if !new(Namespace::Pid) && spec.cgroup.is_none() && spec.lifetime == Lifetime::Host {
+        conflicts.add(
+            "namespaces: with neither a pid namespace nor a cgroup, descendants of the payload can't be ended for \
+             sure: take one of them, or Lifetime::Detached",
+        );
+    }
+    if spec.privilege_escalation && new(Namespace::User) && spec.maps.is_none() {
+        conflicts.add(
+            "allow_privilege_escalation: a single mapped id has nobody to escalate to: give id_maps with a range",
+        );
+    }
+    if spec.setup_timeout.is_zero() {
+        conflicts.add("setup_timeout: zero leaves no time for anything");
+    }
+}
+
+fn check_limits(spec: &Spec, conflicts: &mut Conflicts) {
+    for &(resource, soft, hard) in &spec.limits {
+        if soft > hard {
+            conflicts.add(format!("rlimit: {resource}: soft {soft} is above hard {hard}"));
+        }
+        match resource.current() {
+            Ok((_, now)) if hard > now && !nix::unistd::geteuid().is_root() => conflicts.add(format!(
+                "rlimit: {resource}: hard {hard} is above the host program's own {now}, which takes CAP_SYS_RESOURCE"
+            )),
+            _ => {}
+        }
+    }
+}
+
+fn check_env(spec: &Spec, conflicts: &mut Conflicts) {
+    for (name, value) in &spec.env {
+        if let Some(wrong) = env_problem(name, value) {
+            conflicts.add(wrong);
+        }
+    }
+}
+
+/// What is wrong with an environment variable, if anything.
+pub(crate) fn env_problem(name: &OsStr, value: &OsStr) -> Option<String> {
+    let shown = name.to_string_lossy();
+    match (name.as_encoded_bytes(), value.as_encoded_bytes()) {
+        ([], _) => Some("env: a name is empty".into()),
+        (name, _) if name.contains(&b'=') => Some(format!("env: {shown}: a name holds no '='")),
+        (name, value) if name.contains(&0) || value.contains(&0) => Some(format!("env: {shown}: a NUL byte")),
+        _ => None,
+    }
+}
+
+fn compile(calls: &Calls, conflicts: &mut Conflicts) -> Option<Filter> {
+    let filter = match calls {
+        Calls::Unfiltered => return None,
+        Calls::Default => conflicts.check("seccomp", presets::payload().compile())?,
+        Calls::Policy(policy) => conflicts.check("seccomp", policy.compile())?,
+        Calls::Filter(filter) => filter.clone(),
+    };
+    conflicts.check("seccomp", filter.permits_exec())?;
+    Some(filter)
+}
+
+/// The asked limits, and the default ones where none was asked. A default never exceeds what the host program has.
+fn with_default_limits(spec: &Spec, user_namespace: bool) -> Result<Vec<(Resource, u64, u64)>> {
+    let mut limits = spec.limits.clone();
+    let mut defaults = vec![(Resource::Core, 0), (Resource::OpenFiles, DEFAULT_OPEN_FILES)];
+    if user_namespace {
+        // Counted per user and user namespace, so only what runs inside counts.
+        defaults.push((Resource::Processes, DEFAULT_PROCESSES));
+    }
+    for (resource, most) in defaults {
+        if limits.iter().any(|(known, ..)| *known == resource) {
+            continue;
+        }
+        let (_, hard) = resource.current().map_err(|error| {
+            Error::call(Step::Limits, "getrlimit", &error).with_object(resource.to_string())
+        })?;
+        let limit = most.min(hard);
+        limits.push((resource, limit, limit));
+    }
+    Ok(limits)
+}
+
+/// The root to prepare: the view of the host knows the payload's user and name, and has a resolver where it has the
+/// host's network.
+fn view(spec: &Spec, mounts: Vec<Mount>, identity: &Identity) -> Root {
+    let root = match &spec.root {
+        View::Own(root) => root.clone(),
+        View::Host(view) => {
+            let mut view = view.clone().user(identity.uid.as_raw(), identity.gid.as_raw());
+            if let Some(name) = spec.hostname.to_str() {
+                view = view.host_name(name);
+            }
+            if !spec.namespaces.contains(Namespace::Net) {
+                view = view.resolv_conf();
+            }
+            view.into()
+        }
+    };
+    mounts.into_iter().fold(root, Root::mount)
+}
+
+/// What a privileged caller binds writable belongs to somebody whom the payload's user namespace does not know, as a
+/// rule. An id-mapped mount lets the payload stand for the source's owner, below that source only.
+fn with_owner(item: &Mount, maps: Option<&Maps>, identity: &Identity) -> Result<Mount> {
+    let (Mount::Bind(bind), Some(maps)) = (item, maps) else { return Ok(item.clone()) };
+    if bind.is_read_only() || bind.is_id_mapped() {
+        return Ok(item.clone());
+    }
+    let Ok(source) = std::fs::metadata(bind.source()) else {
+        return Ok(item.clone()); // what is wrong with it is for the root to say
+    };
+    let owner = Uid::new(source.uid()).zip(Gid::new(source.gid()));
+    let payload = maps.uid().to_outside(identity.uid).zip(maps.gid().to_outside(identity.gid));
+    let (Some(owner), Some(payload)) = (owner, payload) else { return Ok(item.clone()) };
+    if maps.uid().to_inside(owner.0).is_some() {
+        return Ok(item.clone());
+    }
+    let failed = |error: palisade_creds::Error| {
+        let errno = error.errno();
+        Error::from_source(ErrorKind::Setup, Step::IdMaps, error, errno)
+            .with_object(bind.source().to_string_lossy())
+    };
+    let maps = Maps::new(IdMap::single(owner.0, payload.0), IdMap::single(owner.1, payload.1));
+    let namespace = user_namespace(maps.prepare().map_err(failed)?)?;
+    Ok(bind.clone().id_mapped(namespace).into())
+}
+
+fn home(root: &View) -> &std::path::Path {
+    match root {
+        View::Host(view) => view.home_dir(),
+        View::Own(_) => "/".as_ref(),
+    }
+}
+
+/// Later ones replace earlier ones of the same name.
+fn base_env(spec: &Spec) -> Vec<(OsString, OsString)> {
+    let mut env: Vec<(OsString, OsString)> = Vec::new();
+    if spec.inherit_env {
+        env.extend(std::env::vars_os());
+    } else {
+        env.push(("PATH".into(), DEFAULT_PATH.into()));
+        env.push(("HOME".into(), home(&spec.root).into()));
+        let kept = ["LANG", "TERM", "TZ"].into_iter();
+        env.extend(kept.filter_map(|name| Some((name.into(), std::env::var_os(name)?))));
+    }
+    for (name, value) in &spec.env {
+        env.retain(|(known, _)| known != name);
+        env.push((name.clone(), value.clone()));
+    }
+    env
+}

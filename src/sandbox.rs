@@ -1,0 +1,322 @@
+//! What a sandbox is: the specification, and what `build` makes of it.
+
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use palisade_cgroup::{Cgroup, Limits};
+use palisade_creds::{CapabilitySet, Maps};
+use palisade_fsroot::{Bind, Dev, HostView, Mount, Proc, Root, Tmpfs};
+use palisade_ns::{Namespace, Namespaces};
+use palisade_secfilter::{Filter, Policy};
+
+use crate::command::Command;
+use crate::error::Result;
+use crate::prepare::Prepared;
+use crate::rlimit::Resource;
+
+/// A validated, immutable specification, from which any number of programs can be started, from any thread.
+///
+/// ```no_run
+/// let sandbox = palisade::Sandbox::new()?;
+/// let out = sandbox.command("/bin/echo").arg("hi").output()?;
+/// assert!(out.status.success());
+/// assert_eq!(out.stdout, b"hi\n");
+/// # Ok::<(), palisade::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Sandbox {
+    pub(crate) prepared: Arc<Prepared>,
+}
+
+impl Sandbox {
+    /// The secure default: the host's programs read-only and nothing else of it, no network but loopback, no
+    /// capability, no new privileges, an allow-list of system calls. Works for root and for ordinary users.
+    ///
+    /// See [`SandboxBuilder`] for each part and how to change it.
+    ///
+    /// # Errors
+    /// What this host lacks for it, with a hint.
+    pub fn new() -> Result<Self> {
+        Self::builder().build()
+    }
+
+    /// The secure default as a builder: every setter changes one part.
+    pub fn builder() -> SandboxBuilder {
+        SandboxBuilder::default()
+    }
+
+    /// A program to run inside. A name without `/` is looked up in the payload's `PATH`, inside the sandbox.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        Command::new(self.clone(), program.as_ref())
+    }
+}
+
+/// How a payload's life depends on the host program's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Lifetime {
+    /// It ends with the host program at the latest, and when its [`Child`](crate::Child) is dropped.
+    #[default]
+    Host,
+    /// It goes on when the host program ends or drops the child: for engines, which keep their own account of it.
+    Detached,
+}
+
+/// What stands at `/`.
+#[derive(Clone, Debug)]
+pub(crate) enum View {
+    /// The view of the host, completed with the payload's user and host name by `build`.
+    Host(HostView),
+    Own(Root),
+}
+
+/// What a seccomp filter is made of.
+#[derive(Clone, Debug)]
+pub(crate) enum Calls {
+    Default,
+    Policy(Policy),
+    Filter(Filter),
+    Unfiltered,
+}
+
+/// All that a builder was told.
+#[derive(Clone, Debug)]
+pub(crate) struct Spec {
+    pub(crate) namespaces: Namespaces,
+    pub(crate) root: View,
+    pub(crate) mounts: Vec<Mount>,
+    pub(crate) hostname: OsString,
+    pub(crate) user: Option<(u32, u32)>,
+    pub(crate) maps: Option<Maps>,
+    pub(crate) host_root: bool,
+    pub(crate) capabilities: CapabilitySet,
+    pub(crate) privilege_escalation: bool,
+    pub(crate) calls: Calls,
+    pub(crate) inherit_env: bool,
+    pub(crate) env: Vec<(OsString, OsString)>,
+    pub(crate) limits: Vec<(Resource, u64, u64)>,
+    pub(crate) cgroup: Option<(Limits, Option<Cgroup>)>,
+    pub(crate) lifetime: Lifetime,
+    pub(crate) setup_timeout: Duration,
+}
+
+/// Says what a payload may see, use and do. It starts as the secure default; each setter changes one part, and
+/// [`build`](Self::build) reports every conflict at once.
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `build`"]
+pub struct SandboxBuilder {
+    pub(crate) spec: Spec,
+}
+
+impl Default for SandboxBuilder {
+    fn default() -> Self {
+        let spec = Spec {
+            namespaces: Namespaces::ALL.without(Namespace::Time),
+            root: View::Host(HostView::new()),
+            mounts: Vec::new(),
+            hostname: "sandbox".into(),
+            user: None,
+            maps: None,
+            host_root: false,
+            capabilities: CapabilitySet::EMPTY,
+            privilege_escalation: false,
+            calls: Calls::Default,
+            inherit_env: false,
+            env: Vec::new(),
+            limits: Vec::new(),
+            cgroup: None,
+            lifetime: Lifetime::Host,
+            setup_timeout: Duration::from_secs(30),
+        };
+        Self { spec }
+    }
+}
+
+/// # What it sees
+impl SandboxBuilder {
+    /// The root file system, in place of the view of the host.
+    pub fn root(mut self, root: impl Into<Root>) -> Self {
+        self.spec.root = View::Own(root.into());
+        self
+    }
+
+    /// A directory of the host as the root, read-only: a busybox or Debian tree, say, with a `/proc`, a `/dev` and a
+    /// `/tmp` mounted on the directories of these names, which it must have. Short for
+    /// `root(Root::dir(path).mount(Proc::new("/proc")).mount(Dev::new("/dev")).tmpfs("/tmp"))`.
+    pub fn rootfs(self, path: impl AsRef<Path>) -> Self {
+        self.root(Root::dir(path).mount(Proc::new("/proc")).mount(Dev::new("/dev")).tmpfs("/tmp"))
+    }
+
+    /// Changes the view of the host: its home, its `/tmp`, whether it has a `/proc`.
+    pub fn host_view(mut self, change: impl FnOnce(HostView) -> HostView) -> Self {
+        let view = match self.spec.root {
+            View::Host(view) => view,
+            View::Own(_) => HostView::new(),
+        };
+        self.spec.root = View::Host(change(view));
+        self
+    }
+
+    /// Adds to the view, after what the root brings. Items are made in call order.
+    pub fn mount(mut self, item: impl Into<Mount>) -> Self {
+        self.spec.mounts.push(item.into());
+        self
+    }
+
+    /// Shows a file or directory of the host read-only, with all that is mounted below it.
+    pub fn bind_ro(self, source: impl AsRef<Path>, target: impl AsRef<Path>) -> Self {
+        self.mount(Bind::read_only(source, target))
+    }
+
+    /// Shows a file or directory of the host so that it can be changed, as far as the payload's user may.
+    pub fn bind(self, source: impl AsRef<Path>, target: impl AsRef<Path>) -> Self {
+        self.mount(Bind::new(source, target))
+    }
+
+    /// An empty directory in memory, with the default limits of [`palisade_fsroot::Tmpfs`].
+    pub fn tmpfs(self, target: impl AsRef<Path>) -> Self {
+        self.mount(Tmpfs::new(target))
+    }
+
+    /// The namespaces that are new; all but time by default. A kind that is left out is shared with the host
+    /// program.
+    pub fn namespaces(mut self, namespaces: impl Into<Namespaces>) -> Self {
+        self.spec.namespaces = namespaces.into();
+        self
+    }
+
+    /// Shares a namespace with the host program: `share(Namespace::Net)` gives the payload the host's network.
+    pub fn share(mut self, kind: Namespace) -> Self {
+        self.spec.namespaces = self.spec.namespaces.without(kind);
+        self
+    }
+
+    /// The host name inside (at most 64 bytes); `sandbox` by default.
+    pub fn hostname(mut self, name: impl AsRef<OsStr>) -> Self {
+        self.spec.hostname = name.as_ref().to_owned();
+        self
+    }
+}
+
+/// # Who it is
+impl SandboxBuilder {
+    /// User and group inside. For an ordinary caller they stand for the caller's own; for root they are the same
+    /// numbers outside, except that 0 inside is 65534 (nobody) outside.
+    ///
+    /// By default an ordinary caller keeps its own numbers, and root becomes 65534.
+    pub fn user(mut self, uid: u32, gid: u32) -> Self {
+        self.spec.user = Some((uid, gid));
+        self
+    }
+
+    /// The maps of the user namespace, where one id is not enough. Ranges of an ordinary caller go through newuidmap
+    /// and newgidmap. The payload is [`user`](Self::user) inside, 0 by default.
+    pub fn id_maps(mut self, maps: Maps) -> Self {
+        self.spec.maps = Some(maps);
+        self
+    }
+
+    /// Lets the payload be user 0 *of the host*, where the caller is that: without a user namespace of its own, or
+    /// with a map that holds the host's 0. What is mounted, every file of root's, and every capability that is kept
+    /// are then within its reach.
+    pub fn dangerously_allow_host_root(mut self) -> Self {
+        self.spec.host_root = true;
+        self
+    }
+
+    /// The capabilities that the payload has, in its user namespace; none by default.
+    pub fn capabilities(mut self, capabilities: CapabilitySet) -> Self {
+        self.spec.capabilities = capabilities;
+        self
+    }
+
+    /// Leaves no_new_privs off, so that set-user-ID programs and file capabilities of an own root file system work:
+    /// as Docker's default has it. Off by default.
+    pub fn allow_privilege_escalation(mut self, allow: bool) -> Self {
+        self.spec.privilege_escalation = allow;
+        self
+    }
+}
+
+/// # What it may ask of the kernel
+impl SandboxBuilder {
+    /// A policy of system calls in place of the default one.
+    pub fn seccomp(mut self, policy: Policy) -> Self {
+        self.spec.calls = Calls::Policy(policy);
+        self
+    }
+
+    /// A compiled filter in place of the default policy.
+    pub fn seccomp_filter(mut self, filter: Filter) -> Self {
+        self.spec.calls = Calls::Filter(filter);
+        self
+    }
+
+    /// No filter at all: every call reaches the kernel. For studies, and where an outer filter is enough.
+    pub fn dangerously_unfiltered(mut self) -> Self {
+        self.spec.calls = Calls::Unfiltered;
+        self
+    }
+}
+
+/// # What it may use
+impl SandboxBuilder {
+    /// A cgroup of its own with these limits, below the caller's own delegated one. The payload is born in it.
+    pub fn cgroup(mut self, limits: Limits) -> Self {
+        let parent = self.spec.cgroup.take().and_then(|(_, parent)| parent);
+        self.spec.cgroup = Some((limits, parent));
+        self
+    }
+
+    /// The cgroup below which [`cgroup`](Self::cgroup) makes its own.
+    pub fn cgroup_parent(mut self, parent: Cgroup) -> Self {
+        let limits = self.spec.cgroup.take().map_or_else(Limits::new, |(limits, _)| limits);
+        self.spec.cgroup = Some((limits, Some(parent)));
+        self
+    }
+
+    /// A resource limit, soft and hard, in the resource's unit; [`Resource::INFINITY`] is none. By default CORE is 0,
+    /// NOFILE at most 1024 and, with a user namespace, NPROC at most 4096.
+    pub fn rlimit(mut self, resource: Resource, soft: u64, hard: u64) -> Self {
+        self.spec.limits.retain(|(known, ..)| *known != resource);
+        self.spec.limits.push((resource, soft, hard));
+        self
+    }
+
+    /// Sets an environment variable for all commands of this sandbox.
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.spec.env.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// Passes the host program's whole environment on. By default only LANG, TERM and TZ are, beside a PATH and HOME
+    /// that fit the sandbox.
+    pub fn inherit_env(mut self, inherit: bool) -> Self {
+        self.spec.inherit_env = inherit;
+        self
+    }
+
+    /// How the payload's life depends on the host program's.
+    pub fn lifetime(mut self, lifetime: Lifetime) -> Self {
+        self.spec.lifetime = lifetime;
+        self
+    }
+
+    /// How long set-up may take, from `spawn` to the first instruction of the payload; 30 seconds by default. At the
+    /// end of it everything is killed and `spawn` is an error.
+    pub fn setup_timeout(mut self, limit: Duration) -> Self {
+        self.spec.setup_timeout = limit;
+        self
+    }
+
+    /// Validates everything, resolves paths, compiles the filter.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidSpec`](crate::ErrorKind::InvalidSpec) with every conflict and bad value; otherwise what the
+    /// host lacks, with a hint.
+    pub fn build(self) -> Result<Sandbox> {
+        Ok(Sandbox { prepared: Arc::new(Prepared::new(self.spec)?) })
+    }
+}

@@ -1,0 +1,310 @@
+//! The raw calls of the engine: the clone that shares memory until the stage runs, and waiting by pidfd.
+#![expect(unsafe_code, reason = "the one place of this crate that makes raw system calls")]
+
+use std::ffi::c_void;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr::{self, NonNull};
+use std::sync::atomic::AtomicI32;
+
+use palisade_sys::{Fault, Image};
+
+/// A mapped stack for the moments in which a child shares our memory, with a guard page below it. Kept by its
+/// spawner thread from spawn to spawn.
+#[derive(Debug)]
+pub(crate) struct ChildStack {
+    base: NonNull<c_void>,
+}
+
+/// Bytes of a child's stack, its guard page included. The interpreter needs a few hundred bytes; debug builds some
+/// kilobytes.
+const STACK: usize = 68 << 10;
+const PAGE: usize = 4096;
+
+// SAFETY: the mapping belongs to the value alone, whichever thread holds it.
+unsafe impl Send for ChildStack {}
+
+impl ChildStack {
+    pub(crate) fn new() -> io::Result<Self> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK;
+        // SAFETY: a new mapping at a place that the kernel chooses.
+        let base =
+            unsafe { libc::mmap(ptr::null_mut(), STACK, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
+        let base = NonNull::new(base).filter(|base| base.as_ptr() != libc::MAP_FAILED);
+        let stack = Self { base: base.ok_or_else(io::Error::last_os_error)? };
+        // SAFETY: the lowest page of the mapping just made.
+        cvt(unsafe { libc::mprotect(stack.base.as_ptr(), PAGE, libc::PROT_NONE) })?;
+        Ok(stack)
+    }
+}
+
+impl Drop for ChildStack {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made by `new` with this length, and no child runs on it: the clone that lends it
+        // returns only after the child has left it. Unmapping a whole mapping can't fail.
+        unsafe { libc::munmap(self.base.as_ptr(), STACK) };
+    }
+}
+
+/// Clones a child that runs `prologue` in our memory while we are suspended, until it executes or exits.
+///
+/// The pidfd is stored into `pidfd` by the kernel before that, so that another thread can kill the child meanwhile.
+/// Signals must be blocked in the calling thread, since the child has its handlers' memory.
+pub(crate) fn clone_child(
+    flags: u64,
+    cgroup: Option<BorrowedFd<'_>>,
+    pidfd: &AtomicI32,
+    stack: &mut ChildStack,
+    prologue: &mut Image,
+) -> io::Result<u32> {
+    // CLONE_PIDFD, CLONE_VM, CLONE_VFORK; no exit signal.
+    let mut args = libc::clone_args {
+        flags: flags | (libc::CLONE_PIDFD | libc::CLONE_VM | libc::CLONE_VFORK) as u64 | CLONE_CLEAR_SIGHAND,
+        pidfd: pidfd.as_ptr() as u64,
+        child_tid: 0,
+        parent_tid: 0,
+        exit_signal: 0,
+        stack: stack.base.as_ptr() as u64 + PAGE as u64,
+        stack_size: (STACK - PAGE) as u64,
+        tls: 0,
+        set_tid: 0,
+        set_tid_size: 0,
+        cgroup: cgroup.map_or(0, |fd| fd.as_raw_fd() as u64),
+    };
+    if cgroup.is_some() {
+        args.flags |= CLONE_INTO_CGROUP;
+    }
+    let result: i64;
+    // SAFETY: the parent continues after the asm with the kernel's result in rax and all other registers kept. The
+    // child never leaves the asm: it starts with the given stack, whose top is 16-byte aligned, and calls a function
+    // that does not return. CLONE_VFORK keeps this frame, and what `prologue` borrows, alive meanwhile.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "xor ebp, ebp",
+            "mov rdi, r12",
+            "call r13",
+            "ud2",
+            "2:",
+            inlateout("rax") libc::SYS_clone3 => result,
+            in("rdi") &raw mut args,
+            in("rsi") size_of::<libc::clone_args>(),
+            in("r12") ptr::from_mut(prologue),
+            in("r13") run_prologue as extern "C" fn(*mut Image) -> !,
+            lateout("rcx") _,
+            lateout("r11") _,
+        );
+    }
+    if result < 0 { Err(io::Error::from_raw_os_error(-result as i32)) } else { Ok(result as u32) }
+}
+
+const CLONE_CLEAR_SIGHAND: u64 = 1 << 32;
+const CLONE_INTO_CGROUP: u64 = 1 << 33;
+
+/// The first function of a child. It ends by executing the stage, or by exit after the image holds the fault.
+extern "C" fn run_prologue(prologue: *mut Image) -> ! {
+    // SAFETY: the parent is suspended and lends its image until we execute or exit.
+    let prologue = unsafe { &mut *prologue };
+    // SAFETY: the calls act on the child: its descriptor table is a copy, its identity its own. The fault, if any, is
+    // in the image.
+    let _fault_is_in_the_image = unsafe { prologue.run() };
+    // SAFETY: ends the child only; it is a process of its own.
+    unsafe { libc::_exit(127) }
+}
+
+/// Runs a program in the calling thread.
+pub(crate) fn run_here(image: &mut Image) -> Result<(), Fault> {
+    // SAFETY: called with programs of this crate that act on a spawner thread's credentials, or open descriptors.
+    unsafe { image.run() }
+}
+
+/// Takes the descriptor that the kernel stored.
+pub(crate) fn adopt(fd: RawFd) -> OwnedFd {
+    // SAFETY: the kernel made it for the clone that just returned, or a program for the image that just ran; nobody
+    // else has it.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// `pidfd_send_signal`.
+pub(crate) fn send_signal(pidfd: impl AsFd, signal: i32) -> io::Result<()> {
+    let null = ptr::null::<libc::siginfo_t>();
+    let fd = pidfd.as_fd().as_raw_fd();
+    // SAFETY: takes no address but the null.
+    cvt(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, null, 0) } as i32).map(drop)
+}
+
+/// What `waitid` reports of one child.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Waited {
+    /// As `wait` encodes it.
+    pub(crate) status: i32,
+    pub(crate) usage: libc::rusage,
+}
+
+/// `waitid(P_PIDFD, WEXITED | __WALL)`: `None` while the child runs, if it may not block.
+pub(crate) fn wait(pidfd: impl AsFd, block: bool, keep: bool) -> io::Result<Option<Waited>> {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    let options = libc::WEXITED
+        | libc::__WALL
+        | if block { 0 } else { libc::WNOHANG }
+        | if keep { libc::WNOWAIT } else { 0 };
+    let fd = pidfd.as_fd().as_raw_fd();
+    loop {
+        let (info, usage) = (info.as_mut_ptr(), usage.as_mut_ptr());
+        // SAFETY: both structures are writable and of the kernel's size.
+        let result = unsafe { libc::syscall(libc::SYS_waitid, libc::P_PIDFD, fd, info, options, usage) };
+        match cvt(result as i32) {
+            Ok(_) => break,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    // SAFETY: zero is a valid value of both, and the kernel filled in what it had.
+    let info = unsafe { info.assume_init() };
+    // SAFETY: as above.
+    let usage = unsafe { usage.assume_init() };
+    // SAFETY: a field of a child's siginfo: an integer, zero if nothing has ended.
+    if unsafe { info.si_pid() } == 0 {
+        return Ok(None);
+    }
+    // SAFETY: as above.
+    let value = unsafe { info.si_status() };
+    let status = match info.si_code {
+        libc::CLD_EXITED => (value & 0xff) << 8,
+        libc::CLD_DUMPED => value | 0x80,
+        _ => value,
+    };
+    Ok(Some(Waited { status, usage }))
+}
+
+/// `struct pidfd_info` as of Linux 6.15.
+#[repr(C)]
+#[derive(Default)]
+struct PidfdInfo {
+    mask: u64,
+    cgroup: u64,
+    pids: [u32; 3],
+    ids: [u32; 8],
+    exit_code: i32,
+    coredump: [u32; 2],
+}
+
+const PIDFD_INFO_EXIT: u64 = 1 << 3;
+const PIDFD_GET_INFO: u64 = 0xc000_ff0b | (size_of::<PidfdInfo>() as u64) << 16;
+
+/// The exit status that the kernel keeps with a pidfd after somebody else collected it. Since Linux 6.15.
+pub(crate) fn kept_status(pidfd: impl AsFd) -> Option<i32> {
+    let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
+    // SAFETY: the request encodes the structure's size, and it is writable.
+    let result = unsafe { libc::ioctl(pidfd.as_fd().as_raw_fd(), PIDFD_GET_INFO as _, &raw mut info) };
+    (result == 0 && info.mask & PIDFD_INFO_EXIT != 0).then_some(info.exit_code)
+}
+
+/// Blocks all signals in this thread, as long as the value lives.
+pub(crate) struct BlockSignals {
+    before: libc::sigset_t,
+}
+
+impl BlockSignals {
+    pub(crate) fn new() -> io::Result<Self> {
+        let mut all = MaybeUninit::<libc::sigset_t>::zeroed();
+        let mut before = MaybeUninit::<libc::sigset_t>::zeroed();
+        // SAFETY: the set is writable.
+        unsafe { libc::sigfillset(all.as_mut_ptr()) };
+        // SAFETY: both sets are valid; zeros and what `sigfillset` made are values of the type.
+        let result = unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr()) };
+        if result != 0 {
+            return Err(io::Error::from_raw_os_error(result));
+        }
+        // SAFETY: the call filled it in.
+        Ok(Self { before: unsafe { before.assume_init() } })
+    }
+}
+
+impl Drop for BlockSignals {
+    fn drop(&mut self) {
+        // SAFETY: the set is the one that was in force; putting it back can't fail.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.before, ptr::null_mut()) };
+    }
+}
+
+/// A sealed memfd that holds `bytes` and can be executed.
+pub(crate) fn sealed_program(name: &std::ffi::CStr, bytes: &[u8]) -> io::Result<OwnedFd> {
+    const MFD_EXEC: u32 = 0x10;
+    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+    let fd = match memfd(name, flags | MFD_EXEC) {
+        // Before Linux 6.3 there is no MFD_EXEC, and every memfd may be executed.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => memfd(name, flags)?,
+        other => other?,
+    };
+    let fd = filled(fd, bytes)?;
+    let seals = libc::F_SEAL_SEAL | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE;
+    // SAFETY: takes no address.
+    cvt(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, seals) })?;
+    Ok(fd)
+}
+
+/// A memfd that holds `bytes`, to be mapped by the stage and read by us.
+pub(crate) fn shared_image(bytes: &[u8]) -> io::Result<OwnedFd> {
+    const MFD_NOEXEC_SEAL: u32 = 0x8;
+    let fd = match memfd(c"palisade-image", libc::MFD_CLOEXEC | MFD_NOEXEC_SEAL) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            memfd(c"palisade-image", libc::MFD_CLOEXEC)?
+        }
+        other => other?,
+    };
+    filled(fd, bytes)
+}
+
+fn memfd(name: &std::ffi::CStr, flags: u32) -> io::Result<OwnedFd> {
+    // SAFETY: the name is a C string.
+    let fd = cvt(unsafe { libc::memfd_create(name.as_ptr(), flags) })?;
+    above_stdio(adopt(fd))
+}
+
+fn filled(fd: OwnedFd, bytes: &[u8]) -> io::Result<OwnedFd> {
+    use std::os::unix::fs::FileExt;
+    let file = std::fs::File::from(fd);
+    file.write_all_at(bytes, 0)?;
+    Ok(file.into())
+}
+
+/// Moves a descriptor above 2 if it landed there: a host program may have closed its standard streams, and would
+/// write into what took their numbers.
+pub(crate) fn above_stdio(fd: OwnedFd) -> io::Result<OwnedFd> {
+    if fd.as_raw_fd() > 2 {
+        return Ok(fd);
+    }
+    // SAFETY: takes no address.
+    cvt(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 3) }).map(adopt)
+}
+
+/// The soft and hard limit of a resource.
+pub(crate) fn getrlimit(resource: u32) -> io::Result<(u64, u64)> {
+    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the structure is writable.
+    cvt(unsafe { libc::getrlimit64(resource, &raw mut limit) })?;
+    Ok((limit.rlim_cur, limit.rlim_max))
+}
+
+/// Signals through a pidfd that the caller knows by number only: one that a clone in progress has stored.
+pub(crate) fn send_signal_to(pidfd: RawFd, signal: i32) -> io::Result<()> {
+    // SAFETY: the caller holds the lock without which nobody closes the descriptor.
+    let pidfd = unsafe { BorrowedFd::borrow_raw(pidfd) };
+    send_signal(pidfd, signal)
+}
+
+/// Whether a descriptor number is open.
+pub(crate) fn is_open(fd: RawFd) -> bool {
+    // SAFETY: takes no address.
+    unsafe { libc::fcntl(fd, libc::F_GETFD) >= 0 }
+}
+
+/// A result of -1 is errno.
+fn cvt(result: i32) -> io::Result<i32> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}

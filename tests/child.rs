@@ -1,0 +1,189 @@
+//! Waiting, killing, collecting.
+
+use std::io::Read;
+use std::time::{Duration, Instant};
+
+use palisade::{Child, Command, ErrorKind, ExitCause, Sandbox, Stdio};
+use palisade_testkit::{in_child, scaled, wait_until};
+
+#[path = "common/sys.rs"]
+mod common;
+
+fn sandbox() -> Sandbox {
+    Sandbox::new().expect("the secure default is possible here")
+}
+
+fn sh(script: &str) -> Command {
+    let mut command = sandbox().command("/bin/sh");
+    command.arg("-c").arg(script);
+    command
+}
+
+fn sleeper() -> Child {
+    sh("sleep 1000").spawn().unwrap()
+}
+
+fn alive(pid: u32) -> bool {
+    std::path::Path::new(&format!("/proc/{pid}")).exists()
+}
+
+#[test]
+fn waiting_tells_running_from_ended() {
+    let mut child = sleeper();
+    assert_eq!(child.try_wait().unwrap(), None);
+    let start = Instant::now();
+    assert_eq!(child.wait_timeout(Duration::from_millis(50)).unwrap(), None);
+    assert!(start.elapsed() >= Duration::from_millis(50));
+    assert!(alive(child.id()));
+    child.kill().unwrap();
+    let status = child.wait().unwrap();
+    assert_eq!((status.cause(), status.signal(), status.code()), (ExitCause::Signaled(9), Some(9), None));
+    assert!(!status.success());
+    assert!(!alive(child.id()), "waited for");
+    // Again and after the end: the same answer, and no other process is hit.
+    assert_eq!(child.wait().unwrap(), status);
+    assert_eq!(child.try_wait().unwrap(), Some(status));
+    child.kill().unwrap();
+    child.signal(libc::SIGTERM).unwrap();
+}
+
+#[test]
+fn a_signal_reaches_the_payload() {
+    let mut child = sh("trap 'echo got; exit 3' USR1; echo ready; while :; do sleep 0.01; done")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut out = child.stdout.take().unwrap();
+    let mut ready = [0; 6];
+    out.read_exact(&mut ready).unwrap();
+    child.signal(libc::SIGUSR1).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(3));
+    assert_eq!(std::io::read_to_string(out).unwrap(), "got\n");
+    let error = sleeper().signal(4000).unwrap_err();
+    assert_eq!((error.kind(), error.errno()), (ErrorKind::Supervise, Some(libc::EINVAL)));
+}
+
+#[test]
+fn a_timeout_kills_and_says_so() {
+    let start = Instant::now();
+    let status = sh("sleep 1000").timeout(Duration::from_millis(100)).status().unwrap();
+    assert_eq!(status.cause(), ExitCause::TimedOut);
+    assert!(
+        start.elapsed() >= Duration::from_millis(100) && start.elapsed() < scaled(Duration::from_secs(20))
+    );
+    // Ignoring every signal, stopping itself, spinning: all end.
+    for script in [
+        "trap '' TERM INT HUP; sleep 1000",
+        "kill -STOP $$; sleep 1000",
+        "while :; do :; done",
+        "setsid sleep 1000 & sleep 1000",
+    ] {
+        let out = sh(script).timeout(Duration::from_millis(200)).output().unwrap();
+        assert_eq!(out.status.cause(), ExitCause::TimedOut, "{script}");
+    }
+    // In time: not touched.
+    assert!(sh("exit 0").timeout(scaled(Duration::from_secs(60))).status().unwrap().success());
+    // Through try_wait, too.
+    let mut child = sh("sleep 1000").timeout(Duration::from_millis(50)).spawn().unwrap();
+    assert!(wait_until(Duration::from_secs(20), || child.try_wait().unwrap().is_some()));
+    assert_eq!(child.wait().unwrap().cause(), ExitCause::TimedOut);
+}
+
+/// A103.
+#[test]
+fn a_gigabyte_on_both_streams_is_collected_without_deadlock() {
+    let mut command = sh("head -c 536870912 /dev/zero >&2 & head -c 536870912 /dev/zero; wait");
+    let out = command.output_limit(1 << 30).output().unwrap();
+    assert!(out.status.success(), "{}", out.status);
+    assert_eq!((out.stdout.len(), out.stderr.len()), (512 << 20, 512 << 20));
+}
+
+#[test]
+fn output_is_limited() {
+    let out = sh("cat /dev/zero").output_limit(100_000).output().unwrap();
+    assert_eq!(out.status.cause(), ExitCause::OutputLimit);
+    assert_eq!(out.stdout.len(), 100_000);
+    let out = sh("head -c 100000 /dev/zero").output_limit(100_000).output().unwrap();
+    assert!(out.status.success(), "exactly the limit is allowed: {}", out.status);
+    assert_eq!(out.stdout.len(), 100_000);
+}
+
+#[test]
+fn closed_streams_do_not_end_the_wait() {
+    let start = Instant::now();
+    let out = sh("exec >&- 2>&-; sleep 0.3; exit 7").output().unwrap();
+    assert_eq!(out.status.code(), Some(7));
+    assert!(start.elapsed() >= Duration::from_millis(300));
+}
+
+/// A93, A95: whatever the payload left behind ends with it.
+#[test]
+fn descendants_end_with_the_payload() {
+    let out =
+        sh("(setsid sleep 4242 >/dev/null 2>&1 &) ; (trap '' HUP; sleep 4242) >/dev/null 2>&1 & exit 0")
+            .output()
+            .unwrap();
+    assert!(out.status.success());
+    let left = std::fs::read_dir("/proc").unwrap().flatten().filter(|entry| {
+        std::fs::read(entry.path().join("cmdline")).is_ok_and(|line| line == b"sleep\x004242\0")
+    });
+    assert_eq!(left.count(), 0);
+}
+
+#[test]
+fn a_dropped_child_is_killed_and_leaves_no_zombie() {
+    let child = sh("sleep 1000 & sleep 1000").spawn().unwrap();
+    let pid = child.id();
+    let start = Instant::now();
+    drop(child);
+    assert!(start.elapsed() < scaled(Duration::from_millis(500)), "a drop does not block");
+    assert!(wait_until(Duration::from_secs(10), || !alive(pid)));
+}
+
+#[test]
+fn the_pidfd_fits_an_event_loop() {
+    use nix::poll::{PollFd, PollFlags, poll};
+    let child = sh("sleep 0.1").spawn().unwrap();
+    let mut fds = [PollFd::new(child.pidfd(), PollFlags::POLLIN)];
+    assert_eq!(poll(&mut fds, 60_000u16).unwrap(), 1);
+}
+
+/// An exec makes a child one that reports to its parent by SIGCHLD, whatever the clone said: a host program's own
+/// `waitpid(-1)` may be faster.
+#[test]
+fn a_status_taken_by_the_host_programs_reaper_is_not_lost() {
+    in_child(|| {
+        let mut child = sh("exit 7").spawn().unwrap();
+        assert!(wait_until(Duration::from_secs(10), || common::reap_any() == child.id() as i32));
+        match child.wait() {
+            Ok(status) => assert_eq!((status.code(), status.usage()), (Some(7), None)),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::StatusTaken);
+                assert!(!kernel_keeps_status(), "{error}");
+            }
+        }
+    });
+}
+
+#[test]
+fn an_ignored_sigchld_loses_no_status() {
+    use nix::sys::signal::{SigHandler, Signal};
+    in_child(|| {
+        common::set_handler(Signal::SIGCHLD, SigHandler::SigIgn);
+        for code in [0, 7] {
+            let result = sh(&format!("exit {code}")).output();
+            match result {
+                Ok(out) => assert_eq!(out.status.code(), Some(code)),
+                Err(error) => assert!(!kernel_keeps_status(), "{error}"),
+            }
+        }
+        assert!(sandbox().command("/no/such/program").output().is_err());
+    });
+}
+
+/// Since 6.15 a pidfd gives the status after it was collected.
+fn kernel_keeps_status() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split(['.', '-']).map(|n| n.parse::<u32>().unwrap_or(0));
+    (numbers.next(), numbers.next()) >= (Some(6), Some(15))
+}
