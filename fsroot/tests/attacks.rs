@@ -1,4 +1,5 @@
 //! Attacks on the building of a view, from the side of the host, of the root's contents and of the payload.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
@@ -86,12 +87,10 @@ fn a06_the_root_cannot_be_unmounted() {
 #[test]
 fn a08_no_silent_chroot() {
     need_userns!();
-    let root = Root::host().prepare().unwrap();
     in_child(|| {
         unshare_all();
         in_child(|| {
             // A process whose root is no mount point can't pivot.
-            fs::create_dir_all("/tmp/.").unwrap();
             sys::chroot("/usr").unwrap();
             std::env::set_current_dir("/").unwrap();
             let root = Root::empty().prepare().unwrap();
@@ -100,7 +99,6 @@ fn a08_no_silent_chroot() {
             assert_eq!(error.errno, libc::EINVAL, "{error}");
         });
     });
-    drop(root);
 }
 
 /// A09, A84: the mount table and /dev are the declared ones, neither more nor less.
@@ -160,8 +158,8 @@ fn a10_a12_mounts_spread_neither_way() {
         sys::propagation("/", libc::MS_REC | libc::MS_SHARED).unwrap();
         let before = Snapshot::take();
         for split in [false, true] {
-            let (mut told, mut tell) = std::io::pipe().unwrap();
-            let (mut ready, mut is_ready) = std::io::pipe().unwrap();
+            let (mut told, mut tell) = std::os::unix::net::UnixStream::pair().unwrap();
+            let (mut ready, mut is_ready) = std::os::unix::net::UnixStream::pair().unwrap();
             std::thread::scope(|scope| {
                 let inner = source.path().join("inner");
                 scope.spawn(move || {
@@ -181,11 +179,9 @@ fn a10_a12_mounts_spread_neither_way() {
                 if split { in_split_view(&root, body) } else { in_view(&root, body) }
             });
             sys::umount(source.path().join("inner"), libc::MNT_DETACH).unwrap();
-            // A mount that spread out would be seen here.
-            let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
-            assert!(!table.contains("/work") || !table.contains("/scratch"));
         }
-        drop(before);
+        // A mount that spread out would be seen here.
+        before.assert_unchanged();
     });
 }
 
@@ -268,7 +264,7 @@ fn a14_mount_point_races_never_reach_the_canary() {
         let (mut won, mut lost) = (0, 0);
         for round in 0..rounds {
             let root = if round % 2 == 0 { &root } else { &deeper };
-            match sys::try_view(root, |image| sys::run(image)) {
+            match sys::try_view(root, sys::run) {
                 sys::Tried::Built => won += 1,
                 sys::Tried::Failed(errno) => {
                     assert!(

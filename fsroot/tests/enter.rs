@@ -1,4 +1,5 @@
 //! Entering a root by itself, and errors in words.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::fs;
 use std::os::unix::fs::symlink;

@@ -1,4 +1,5 @@
 //! What each kind of item gives, seen from inside.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,10 +1,12 @@
 #![expect(unsafe_code, reason = "tests run programs in processes of their own and adopt descriptors")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::ptr::null;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -184,8 +186,8 @@ pub(crate) fn try_view(root: &PreparedRoot, act: impl FnOnce(&mut Image) -> Resu
 
 /// A user namespace in which `inside` stands for `outside`.
 pub(crate) fn userns_mapping(inside: u32, outside: u32, count: u32) -> OwnedFd {
-    let (mut read, write) = io::pipe().unwrap();
-    let (wait, done) = io::pipe().unwrap();
+    let (mut read, write) = UnixStream::pair().unwrap();
+    let (wait, done) = UnixStream::pair().unwrap();
     // SAFETY: the child makes raw calls only and ends by _exit.
     let pid = unsafe { libc::fork() };
     if pid == 0 {
@@ -211,10 +213,9 @@ pub(crate) fn userns_mapping(inside: u32, outside: u32, count: u32) -> OwnedFd {
 /// Runs an image in the child of a command, before its exec.
 pub(crate) fn pre_exec(command: &mut std::process::Command, mut image: Image) {
     use std::os::unix::process::CommandExt;
+    let enter = move || run(&mut image).map_err(|fault| io::Error::from_raw_os_error(fault.errno));
     // SAFETY: an image makes system calls only: no allocation, no lock.
-    unsafe {
-        command.pre_exec(move || image.run().map_err(|fault| io::Error::from_raw_os_error(fault.errno)));
-    }
+    unsafe { command.pre_exec(enter) };
 }
 
 /// From now on every call of the new mount API fails with `errno`.
