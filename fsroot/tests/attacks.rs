@@ -4,6 +4,7 @@
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use palisade_fsroot::{Bind, Directory, ErrorKind, File, Layers, Proc, Root, Symlink, Tmpfs};
 use palisade_sys::Step;
@@ -19,6 +20,9 @@ macro_rules! need_userns {
         }
     };
 }
+
+/// Rounds of each race.
+const RACES: u32 = 10_000;
 
 /// A root of one's own with the usual mount points.
 fn rootfs() -> tempfile::TempDir {
@@ -257,29 +261,40 @@ fn a14_mount_point_races_never_reach_the_canary() {
     let dir = rootfs();
     fs::create_dir_all(dir.path().join("data/sub")).unwrap();
     symlink(canary.path(), dir.path().join("link")).unwrap();
-    let root = Root::dir(dir.path()).mount(Tmpfs::new("/data")).prepare().unwrap();
-    let deeper = Root::dir(dir.path()).mount(Tmpfs::new("/data/sub")).prepare().unwrap();
-    let rounds = palisade_races();
-    let (won, lost) = sys::while_exchanging(&dir.path().join("data"), &dir.path().join("link"), || {
-        let (mut won, mut lost) = (0, 0);
-        for round in 0..rounds {
-            let root = if round % 2 == 0 { &root } else { &deeper };
-            match sys::try_view(root, sys::run) {
-                sys::Tried::Built => won += 1,
-                sys::Tried::Failed(errno) => {
-                    assert!(
-                        [libc::ELOOP, libc::ENOENT, libc::EXDEV, libc::EINVAL].contains(&errno),
-                        "{errno}"
-                    );
-                    lost += 1;
-                }
-                sys::Tried::Escaped => panic!("round {round}: a mount on the canary"),
-            }
-        }
-        (won, lost)
+    let root = |target: &str| Root::dir(dir.path()).mount(Tmpfs::new(target)).prepare().unwrap();
+    let roots = [root("/data"), root("/data/sub")];
+    // The directory that was mounted on goes on changing its name.
+    let mounted_inside = || {
+        let device = |path: &str| fs::symlink_metadata(path).ok().map(|meta| meta.dev());
+        let on = |path: &&str| device(path).is_some_and(|dev| Some(dev) != device("/"));
+        (0..1000).any(|_| ["/data", "/link", "/data/sub", "/link/sub"].iter().any(on))
+    };
+    sys::while_exchanging(&dir.path().join("data"), &dir.path().join("link"), || {
+        in_child(|| {
+            unshare_all();
+            in_child(|| {
+                let (won, lost) = (AtomicU32::new(0), AtomicU32::new(0));
+                sys::build_often(&roots, RACES, |built| match built {
+                    Ok(()) => {
+                        assert!(mounted_inside(), "the tmpfs is on neither of the root's own directories");
+                        won.fetch_add(1, Relaxed);
+                    }
+                    Err(errno) => {
+                        assert!([libc::ELOOP, libc::ENOENT, libc::EXDEV].contains(&errno), "{errno}");
+                        // Still in the old root: a mount on the canary would be seen here.
+                        assert_eq!(names(canary.path()), ["sub"]);
+                        assert_eq!(sys::mounts_below(canary.path()), 0);
+                        lost.fetch_add(1, Relaxed);
+                    }
+                });
+                let (won, lost) = (won.into_inner(), lost.into_inner());
+                println!("{won} built, {lost} refused");
+                assert!(won > 0 && lost > 0, "the race was none: {won} built, {lost} refused");
+            });
+        });
     });
     assert_eq!(names(canary.path()), ["sub"]);
-    assert!(won > 0 && lost > 0, "the race was none: {won} built, {lost} refused");
+    assert_eq!(names(canary.path().join("sub")), [""; 0]);
 }
 
 /// A20: the source is exchanged after it was looked at.
@@ -306,24 +321,27 @@ fn a20_an_exchanged_source_is_refused() {
     fs::remove_file(&source).unwrap();
     fs::create_dir(&source).unwrap();
     let prepared = root.prepare().unwrap();
-    let lost = sys::while_exchanging(&source, &other, || {
-        let mut lost = 0;
-        for round in 0..palisade_races() {
-            let tried = sys::try_view(&prepared, |image| {
-                sys::run(image)?;
-                assert!(!Path::new("/work/secret").exists(), "round {round}");
-                Ok(())
+    sys::while_exchanging(&source, &other, || {
+        in_child(|| {
+            unshare_all();
+            in_child(|| {
+                let (won, lost) = (AtomicU32::new(0), AtomicU32::new(0));
+                sys::build_often(&[prepared], RACES, |built| match built {
+                    Ok(()) => {
+                        assert!(Path::new("/work").exists() && !Path::new("/work/secret").exists());
+                        won.fetch_add(1, Relaxed);
+                    }
+                    Err(errno) => {
+                        assert_eq!(errno, libc::ESTALE);
+                        lost.fetch_add(1, Relaxed);
+                    }
+                });
+                let (won, lost) = (won.into_inner(), lost.into_inner());
+                println!("{won} built, {lost} refused");
+                assert!(won > 0 && lost > 0, "the race was none: {won} built, {lost} refused");
             });
-            match tried {
-                sys::Tried::Built => {}
-                sys::Tried::Failed(libc::ESTALE | libc::ENOENT) => lost += 1,
-                sys::Tried::Failed(errno) => panic!("round {round}: errno {errno}"),
-                sys::Tried::Escaped => panic!("round {round}: the other directory was mounted"),
-            }
-        }
-        lost
+        });
     });
-    assert!(lost > 0);
 }
 
 /// A21: read-only means all the way down.
@@ -493,4 +511,40 @@ fn items_behind_links_of_the_view_are_refused() {
     assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
     let on = Root::empty().mount(Symlink::new("/etc", "/link")).mount(Bind::new("/usr", "/link"));
     assert_eq!(on.prepare().unwrap_err().kind(), ErrorKind::Conflict);
+}
+
+/// A127, A128: whatever call fails, the error names it, and nothing is left behind outside of the namespace.
+#[test]
+fn a128_every_failing_call_is_an_error_and_leaves_nothing() {
+    need_userns!();
+    let dir = rootfs();
+    let layers = Layers::new(dir.path()).upper_in_memory(1 << 20, 100);
+    let roots = [
+        Root::host().mount(Proc::new("/proc")),
+        Root::overlay(layers)
+            .mount(File::new("/etc/motd", ""))
+            .mount(Tmpfs::new("/run/x"))
+            .mount(Proc::new("/proc")),
+    ];
+    let before = Snapshot::take();
+    for root in roots {
+        let root = root.prepare().unwrap();
+        in_child(|| {
+            unshare_all();
+            in_child(|| {
+                let (program, last) = (root.program(), sys::last_descriptor());
+                for index in (0..program.len()).filter(|&index| !program.is_conditional(index)) {
+                    let mut broken = program.clone();
+                    broken.inject(index, palisade_sys::Injected::Errno(libc::EDOM));
+                    sys::in_namespace(last, || {
+                        let fault = sys::run(&mut broken.image()).expect_err("a failure was passed over");
+                        assert_eq!((fault.index as usize, fault.errno), (index, libc::EDOM));
+                    });
+                }
+                assert!(Path::new("/root").exists(), "this thread is where it was");
+            });
+        });
+    }
+    before.assert_unchanged();
+    assert_eq!(names(dir.path().join("run")), [""; 0]);
 }

@@ -99,8 +99,3 @@ pub(crate) fn errno<T>(result: std::io::Result<T>) -> i32 {
         Err(error) => error.raw_os_error().expect("an errno"),
     }
 }
-
-/// How many rounds a race is run: 10,000 in all where `PALISADE_TEST_RACES` asks for it.
-pub(crate) fn palisade_races() -> u32 {
-    std::env::var("PALISADE_TEST_RACES").ok().and_then(|n| n.parse().ok()).unwrap_or(600)
-}

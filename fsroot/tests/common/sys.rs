@@ -104,7 +104,7 @@ pub(crate) fn mknod(path: &Path, mode: u32, device: (u32, u32)) -> io::Result<()
 /// Numbers of all open descriptors, without /proc.
 pub(crate) fn open_descriptors() -> Vec<i32> {
     // SAFETY: takes no address.
-    (0..4096).filter(|&fd| unsafe { libc::fcntl(fd, libc::F_GETFD) } != -1).collect()
+    (0..1024).filter(|&fd| unsafe { libc::fcntl(fd, libc::F_GETFD) } != -1).collect()
 }
 
 /// How many mounts lie at or below a path, by the table of this process; none where it can't be read.
@@ -136,52 +136,33 @@ pub(crate) fn while_exchanging<T>(one: &Path, other: &Path, body: impl FnOnce() 
     })
 }
 
-/// How one of many attempts went.
-pub(crate) enum Tried {
-    Built,
-    Failed(i32),
-    /// The child found what it must not find, and panicked.
-    Escaped,
+/// Builds views again and again, each in a mount namespace of its own, in threads of this process, which has a user
+/// namespace: quick, for many rounds. `judge` is called in the view's thread with how it went.
+pub(crate) fn build_often(roots: &[PreparedRoot], rounds: u32, judge: impl Fn(Result<(), i32>) + Sync) {
+    let images: Vec<_> = roots.iter().map(|root| root.program().image()).collect();
+    let last = last_descriptor();
+    for round in 0..rounds {
+        let mut image = images[round as usize % images.len()].clone();
+        in_namespace(last, || judge(run(&mut image).map_err(|fault| fault.errno)));
+    }
 }
 
-/// Runs a view's program in a bare forked child with new user and mount namespaces: quick, for many rounds.
-pub(crate) fn try_view(root: &PreparedRoot, act: impl FnOnce(&mut Image) -> Result<(), Fault>) -> Tried {
-    let mut image = root.program().image();
-    let (uid, gid) = ids();
-    let (uid_map, gid_map) = (format!("0 {uid} 1"), format!("0 {gid} 1"));
-    // SAFETY: the child only makes raw calls and runs the program, and ends by _exit.
-    let pid = unsafe { libc::fork() };
-    assert!(pid >= 0, "fork: {}", io::Error::last_os_error());
-    if pid == 0 {
-        let code = match unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS) {
-            Err(_) => 255,
-            Ok(()) => {
-                // Without a map the tmpfs of the view would have no owner.
-                let written = std::fs::write("/proc/self/setgroups", "deny")
-                    .and_then(|()| std::fs::write("/proc/self/gid_map", &gid_map))
-                    .and_then(|()| std::fs::write("/proc/self/uid_map", &uid_map));
-                let act = std::panic::AssertUnwindSafe(|| act(&mut image));
-                match (written, std::panic::catch_unwind(act)) {
-                    (Err(_), _) => 255,
-                    (_, Err(_)) => 254,
-                    (_, Ok(Ok(()))) => 0,
-                    (_, Ok(Err(fault))) => fault.errno,
-                }
-            }
-        };
-        // SAFETY: ends the child without the parent's exit handlers.
-        unsafe { libc::_exit(code) };
-    }
-    let mut status = 0;
-    // SAFETY: `status` outlives the call.
-    assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
-    assert!(libc::WIFEXITED(status), "the child died: {status:#x}");
-    match libc::WEXITSTATUS(status) {
-        0 => Tried::Built,
-        254 => Tried::Escaped,
-        255 => panic!("no namespaces for the child"),
-        errno => Tried::Failed(errno),
-    }
+pub(crate) fn last_descriptor() -> i32 {
+    open_descriptors().into_iter().max().unwrap_or(2)
+}
+
+/// Calls `body` in a thread with a mount namespace of its own, which is the only other one of this process; descriptors
+/// after `last` are closed in the end.
+pub(crate) fn in_namespace(last: i32, body: impl FnOnce() + Send) {
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            unshare(libc::CLONE_FS | libc::CLONE_NEWNS).unwrap();
+            body();
+        });
+    });
+    // A program that fails leaves its descriptors to the exit of its process.
+    // SAFETY: nothing in this process uses descriptors above those that were open before.
+    unsafe { libc::close_range(last as u32 + 1, u32::MAX, 0) };
 }
 
 /// A user namespace in which `inside` stands for `outside`.
