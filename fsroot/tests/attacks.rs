@@ -196,35 +196,49 @@ fn a13_a_link_at_a_mount_point_leads_nowhere() {
     let canary = temp_dir();
     let canary_path = canary.path().to_owned();
     fs::create_dir(canary.path().join("sub")).unwrap();
-    for link in [
-        canary.path().to_str().unwrap(),
-        "..",
-        "../../../../../../etc",
-        "/etc",
-        "/missing",
-        "data",
-        "/",
-        ".",
-        "/proc/self/cwd",
-        "link", // itself
-    ] {
+    let out = canary.path().to_str().unwrap();
+    for link in
+        [out, "..", "../../../../../../etc", "/etc", "/missing", "data", "/", ".", "/proc/self/cwd", "link"]
+    {
         let dir = rootfs();
         symlink(link, dir.path().join("link")).unwrap();
-        // As the last component: never followed.
-        let root = Root::dir(dir.path()).mount(Tmpfs::new("/link"));
-        fails(&root, |error| {
-            assert_eq!((error.step, error.errno), (Step::Mounts, libc::ELOOP), "{link}: {error}");
-        });
-        // On the way: followed inside, and never out of the mount that holds it.
-        let root =
-            Root::dir(dir.path()).mount(Proc::new("/proc")).mount(Tmpfs::new("/link/sub")).prepare().unwrap();
+        // As the last component, and on the way: followed inside, or refused.
+        for target in ["/link", "/link/sub"] {
+            let root = Root::dir(dir.path()).mount(Proc::new("/proc")).mount(Tmpfs::new(target));
+            let root = match root.prepare() {
+                Ok(root) => root,
+                Err(error) => {
+                    assert!(["..", "/", "."].contains(&link) && target == "/link", "{link}: {error}");
+                    continue;
+                }
+            };
+            in_child(|| {
+                unshare_all();
+                in_child(|| match build(&root) {
+                    Ok(()) => {
+                        assert!(link.ends_with("etc") || link == "data", "{link}");
+                        let real = if link == "data" { "/data" } else { "/etc" };
+                        assert_eq!(options_of(real), "rw,nosuid,nodev,relatime");
+                    }
+                    Err(error) => {
+                        assert!(
+                            [libc::ENOENT, libc::ELOOP, libc::EXDEV].contains(&error.errno),
+                            "{link}: {error}"
+                        );
+                        assert_eq!(sys::mounts_below(&canary_path), 0);
+                    }
+                });
+            });
+        }
+        // The link was harmless when it was looked at.
+        fs::remove_file(dir.path().join("link")).unwrap();
+        symlink("data", dir.path().join("link")).unwrap();
+        let root = Root::dir(dir.path()).mount(Tmpfs::new("/link")).prepare().unwrap();
+        fs::remove_dir(dir.path().join("data")).unwrap();
+        symlink(out, dir.path().join("data")).unwrap();
         in_child(|| {
             unshare_all();
-            in_child(|| {
-                let error = build(&root).expect_err(link);
-                assert!([libc::ENOENT, libc::ELOOP, libc::EXDEV].contains(&error.errno), "{link}: {error}");
-                assert_eq!(sys::mounts_below(&canary_path), 0);
-            });
+            in_child(|| assert_eq!(build(&root).unwrap_err().errno, libc::ELOOP));
         });
     }
     // The harmless use of a link works: /link is /data inside.
@@ -236,17 +250,30 @@ fn a13_a_link_at_a_mount_point_leads_nowhere() {
     assert_eq!(names(dir.path().join("data/sub")), [""; 0]);
 }
 
+fn options_of(point: &str) -> String {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let line =
+        table.lines().find(|line| line.split(' ').nth(4) == Some(point)).unwrap_or_else(|| panic!("{table}"));
+    line.split(' ').nth(5).unwrap().to_owned()
+}
+
 /// CVE-2019-16884, CVE-2023-28642: a link in the image that moves a volume over /proc, or /proc elsewhere.
 #[test]
 fn a18_a_volume_cannot_be_moved_over_proc() {
     need_userns!();
     let dir = rootfs();
     symlink("/proc", dir.path().join("volume")).unwrap();
+    // Even if the image has directories of these names.
+    fs::create_dir(dir.path().join("proc/sys")).unwrap();
     let root = Root::dir(dir.path()).mount(Proc::new("/proc")).mount(Tmpfs::new("/volume/sys"));
     fails(&root, |error| assert_eq!(error.errno, libc::EXDEV, "{error}"));
     let moved = temp_dir();
     fs::create_dir(moved.path().join("elsewhere")).unwrap();
     symlink("elsewhere", moved.path().join("proc")).unwrap();
+    symlink("elsewhere", moved.path().join("dev")).unwrap();
+    fails(&Root::dir(moved.path()).mount(palisade_fsroot::Dev::new("/dev")), |error| {
+        assert_eq!(error.errno, libc::ELOOP, "{error}");
+    });
     fails(&Root::dir(moved.path()).mount(Proc::new("/proc")), |error| {
         assert_eq!(error.errno, libc::ELOOP, "{error}");
     });

@@ -122,7 +122,7 @@ fn faults_are_explained() {
         });
     };
     let dir = tree();
-    symlink("a", dir.path().join("link")).unwrap();
+    symlink("nowhere", dir.path().join("link")).unwrap();
     explained(
         Root::dir(dir.path()).tmpfs("/missing"),
         || {},

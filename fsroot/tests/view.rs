@@ -95,6 +95,17 @@ fn a_directory_as_root() {
     });
     assert_eq!(fs::read_to_string(dir.path().join("etc/hosts")).unwrap(), "theirs");
     assert!(dir.path().join("new").exists());
+    // As distributions have it: a file and a directory behind links.
+    fs::create_dir_all(dir.path().join("run/lock")).unwrap();
+    fs::create_dir(dir.path().join("var")).unwrap();
+    fs::write(dir.path().join("run/resolv.conf"), "theirs").unwrap();
+    symlink("../run/resolv.conf", dir.path().join("etc/resolv.conf")).unwrap();
+    symlink("/run", dir.path().join("var/run")).unwrap();
+    let linked = root.clone().mount(File::new("/etc/resolv.conf", "ours")).tmpfs("/var/run/lock");
+    in_view(&linked.prepare().unwrap(), || {
+        assert_eq!(fs::read_to_string("/run/resolv.conf").unwrap(), "ours");
+        fs::write("/run/lock/mine", "").unwrap();
+    });
     // Mount points are not made in somebody's directory.
     let missing = root.clone().mount(Tmpfs::new("/missing"));
     let prepared = missing.prepare().unwrap();
