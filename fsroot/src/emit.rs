@@ -3,7 +3,7 @@
 //! Everything is made detached and attached by descriptor. The new root is attached over the old "/", which a walk
 //! from the process's root does not see: sources stay reachable by their paths until `pivot_root`.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::fd::AsRawFd;
 
 use palisade_sys::{Fd, FsConfig, MountAttr, OpenHow, Program, Slot, Step};
@@ -174,7 +174,7 @@ impl<'a> Emit<'a> {
     }
 
     /// Does something to a name in its directory: the one that the program made, or the one that is found.
-    fn in_directory(&mut self, at: &At, act: impl FnOnce(&mut Program, Fd, &std::ffi::CStr)) {
+    fn in_directory(&mut self, at: &At, act: impl FnOnce(&mut Program, Fd, &CStr)) {
         match at {
             At::Made { holder, path, .. } => {
                 let holder = self.holder(*holder);
@@ -214,8 +214,8 @@ impl<'a> Emit<'a> {
 
     fn filesystem(
         &mut self,
-        name: &std::ffi::CStr,
-        options: &[(&'static std::ffi::CStr, Option<CString>)],
+        name: &CStr,
+        options: &[(&'static CStr, Option<CString>)],
         flags: MountFlags,
     ) -> Slot {
         let p = &mut self.p;
@@ -370,7 +370,7 @@ fn take(p: &mut Program, tree: &Tree, private: bool) -> Slot {
 fn write_file(
     p: &mut Program,
     dir: Fd,
-    name: &std::ffi::CStr,
+    name: &CStr,
     contents: &[u8],
     mode: u32,
     owner: Option<(u32, u32)>,
@@ -403,7 +403,7 @@ fn short_name(n: usize) -> CString {
 
 /// Components as one path, or none of none.
 fn join(parts: &[CString]) -> Option<CString> {
-    let parts: Vec<_> = parts.iter().map(|part| part.as_bytes()).collect();
+    let parts: Vec<_> = parts.iter().map(AsRef::as_ref).map(CStr::to_bytes).collect();
     (!parts.is_empty()).then(|| CString::new(parts.join(&b'/')).expect("components have no NUL"))
 }
 
@@ -451,7 +451,7 @@ fn quiet() -> OpenHow {
     OpenHow { flags: libc::O_PATH, mode: 0, resolve }
 }
 
-fn hide(p: &mut Program, path: &std::ffi::CStr, empty: Slot, null: Slot) {
+fn hide(p: &mut Program, path: &CStr, empty: Slot, null: Slot) {
     let (no_directory, first, over) = (p.forward(), p.forward(), p.forward());
     let directory = p.openat2(Fd::CWD, path, OpenHow { flags: libc::O_PATH | libc::O_DIRECTORY, ..quiet() });
     p.jump_on(&[libc::ENOENT, libc::ENOTDIR], no_directory);

@@ -89,11 +89,6 @@ impl Error {
         self
     }
 
-    pub(crate) fn kind_is(mut self, kind: ErrorKind) -> Self {
-        self.0.kind = kind;
-        self
-    }
-
     /// Its class.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind

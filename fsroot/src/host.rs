@@ -2,11 +2,14 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::io::Read as _;
+use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 
 use crate::dev::Dev;
 use crate::error::{Error, ErrorKind, Result};
 use crate::mount::{Bind, Directory, File, Mount, Proc, Symlink, Tmpfs};
+use crate::source::Source;
 
 /// The host's programs and libraries, read-only, around a private `/tmp`, `/dev` and `/proc`.
 ///
@@ -149,7 +152,8 @@ impl HostView {
         }
         parts.extend(self.account().map(Mount::from));
         if self.resolv_conf {
-            parts.push(Bind::read_only("/etc/resolv.conf", "/etc/resolv.conf").optional().into());
+            // Mostly a link to a file that a daemon replaces: what it says now is what counts.
+            parts.extend(copy_of(Path::new("/etc/resolv.conf")));
         }
         parts.push(self.dev.clone().into());
         parts.push(self.tmp.clone().into());
@@ -206,5 +210,19 @@ fn same_as_host(path: PathBuf) -> Option<Mount> {
             return Some(Symlink::new(text, path).into());
         }
     }
-    Some(Bind::read_only(&path, &path).into())
+    copy_of(&path).or_else(|| Some(Bind::read_only(&path, &path).into()))
+}
+
+/// A small file of the host by its contents: cheaper than a mount, and no inode of the host is in reach.
+fn copy_of(path: &Path) -> Option<Mount> {
+    const SMALL: u64 = 16 << 10;
+    let (source, file) = Source::open(path).ok()?;
+    if !source.is(libc::S_IFREG) {
+        return None;
+    }
+    // Only now is it opened for reading, by what was found: a FIFO or a device would have been left alone.
+    let file = fs::File::open(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()?;
+    let mut contents = Vec::new();
+    file.take(SMALL + 1).read_to_end(&mut contents).ok()?;
+    (contents.len() as u64 <= SMALL).then(|| File::new(path, contents).into())
 }

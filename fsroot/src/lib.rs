@@ -2,9 +2,12 @@
 
 mod dev;
 mod emit;
+mod enter;
 mod error;
 mod flags;
 mod host;
+#[cfg(feature = "image")]
+mod image;
 mod masks;
 mod mount;
 mod overlay;
@@ -14,9 +17,12 @@ mod root;
 mod source;
 
 pub use dev::Dev;
+pub use enter::{Enter, PreparedEnter};
 pub use error::{Error, ErrorKind, Result};
 pub use flags::{MountFlags, Propagation};
 pub use host::HostView;
+#[cfg(feature = "image")]
+pub use image::{Image, Ownership, Unpack, Unpacked};
 pub use masks::Masks;
 pub use mount::{
     Bind, Cgroup2, Devpts, Directory, File, HidePid, Mount, Mqueue, Proc, Symlink, Sysfs, Tmpfs,

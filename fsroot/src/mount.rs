@@ -131,8 +131,9 @@ impl Bind {
         self
     }
 
-    /// Owners are translated by the id maps of `userns`, a user namespace: what it maps to id X of the host is stored
-    /// as the id that stands for X inside. Since Linux 5.12, on file systems that know it (tmpfs: 6.3).
+    /// Owners on disk are read as ids of `userns`, a user namespace: a file of 1000 belongs to the host's id that
+    /// `userns` maps 1000 to, and what that id makes is stored as 1000. So a volume keeps its owners whatever ids a
+    /// sandbox has. Since Linux 5.12, on file systems that know it (tmpfs: 6.3); `EINVAL` on others.
     ///
     /// Needs `CAP_SYS_ADMIN` over the source's file system: the part that the privileged parent runs.
     /// See [mount_setattr(2)](https://man7.org/linux/man-pages/man2/mount_setattr.2.html), "ID-mapped mounts".

@@ -13,7 +13,7 @@ use crate::flags::{MountFlags, Propagation};
 use crate::mount::{Bind, Mount, Tmpfs};
 use crate::overlay::{Layers, Upper};
 use crate::root::{Base, Root};
-use crate::source::{Source, c_path};
+use crate::source::{Source, c_path, inside};
 
 /// A mount that is copied from the host.
 #[derive(Clone, Debug)]
@@ -131,6 +131,10 @@ pub(crate) struct Planner {
     pub(crate) entries: Vec<Entry>,
     pub(crate) trees: Vec<Tree>,
     holders: Vec<Holder>,
+    /// The directory that is the root, if it is one, to follow its links in.
+    directory: Option<OwnedFd>,
+    /// Whether the item at hand may stand behind a link of that directory.
+    follow: bool,
 }
 
 impl Planner {
@@ -168,8 +172,9 @@ impl Planner {
                 if !root.writable {
                     bind = bind.with(MountFlags::READ_ONLY);
                 }
-                let source = Source::find(path)?.need_dir("a root")?;
-                (Work::Tree(self.tree(&bind, source)), Area::Foreign { creates: false })
+                let (source, directory) = Source::open(path)?;
+                self.directory = Some(directory);
+                (Work::Tree(self.tree(&bind, source.need_dir("a root")?)), Area::Foreign { creates: false })
             }
             Base::Overlay(layers) => {
                 let mut layers = layers.clone();
@@ -208,16 +213,12 @@ impl Planner {
 
     fn item(&mut self, item: &Mount) -> Result<()> {
         let target = item.target();
+        // proc, sysfs and the like stand where they are said to or not at all: programs trust their places.
+        self.follow = matches!(item, Mount::Bind(_) | Mount::Tmpfs(_) | Mount::Overlay(_) | Mount::File(_));
         let filesystem = |name, options, flags| Work::Filesystem { name, options, flags };
         match item {
             Mount::Bind(it) => self.bind(it),
-            Mount::Tmpfs(it) => {
-                let work = filesystem(c"tmpfs", tmpfs_options(it), it.flags);
-                let sealed = it.sealed;
-                let entry = self.place(target, work, Some(Area::Own(BTreeMap::new())))?;
-                self.entries[entry].sealed = sealed;
-                Ok(())
-            }
+            Mount::Tmpfs(it) => self.tmpfs(it),
             Mount::Proc(it) => {
                 let mut options = Vec::new();
                 if let Some(hidepid) = it.hidepid {
@@ -252,7 +253,13 @@ impl Planner {
                 let own = matches!(&holder.area, Area::Own(known) if !known.contains_key(&relative))
                     && holder.target != relative
                     && self.entries[holder.entry].sealed;
-                it.parts(own).iter().try_for_each(|part| self.item(part))?;
+                for part in it.parts(own) {
+                    match part {
+                        // Its own file system, for the same reason as proc.
+                        Mount::Tmpfs(tmpfs) if tmpfs.target == it.target => self.tmpfs(&tmpfs)?,
+                        part => self.item(&part)?,
+                    }
+                }
                 it.extra.iter().try_for_each(|path| self.device(it.target.as_path(), path))
             }
             Mount::Symlink(it) => {
@@ -271,6 +278,13 @@ impl Planner {
                 self.place(target, Work::Directory { mode, owner }, None).map(|_| ())
             }
         }
+    }
+
+    fn tmpfs(&mut self, it: &Tmpfs) -> Result<()> {
+        let work = Work::Filesystem { name: c"tmpfs", options: tmpfs_options(it), flags: it.flags };
+        let entry = self.place(&it.target, work, Some(Area::Own(BTreeMap::new())))?;
+        self.entries[entry].sealed = it.sealed;
+        Ok(())
     }
 
     fn kernel(&mut self, target: &Path, work: Work) -> Result<()> {
@@ -358,9 +372,37 @@ impl Planner {
         self.holders.iter().rposition(|holder| relative.starts_with(&holder.target)).unwrap_or(0)
     }
 
+    /// Whether there may be something at a path of the finished view: not in a directory all of whose contents are
+    /// known.
+    pub(crate) fn can_exist(&self, relative: &Path) -> bool {
+        let holder = &self.holders[self.holder_of(relative)];
+        match &holder.area {
+            Area::Own(known) => {
+                let inside = relative.strip_prefix(&holder.target).unwrap_or(relative);
+                inside.as_os_str().is_empty()
+                    || !self.entries[holder.entry].sealed
+                    || known.contains_key(inside)
+            }
+            Area::Foreign { .. } | Area::File => true,
+        }
+    }
+
+    /// The place that a target leads to through links of the root's directory, as they are now; what they are when the
+    /// root is built is checked then. Links into a mount of the view are not followed: an image must not move a volume
+    /// over `/proc`.
+    fn followed(&self, relative: PathBuf) -> PathBuf {
+        match &self.directory {
+            Some(directory) if self.follow && self.holder_of(&relative) == 0 => {
+                let real = inside(directory, &relative).filter(|real| self.holder_of(real) == 0);
+                real.unwrap_or(relative)
+            }
+            _ => relative,
+        }
+    }
+
     /// Adds an entry, with the directories on the way to it where they can be made. `area` is what a mount holds.
     fn place(&mut self, target: &Path, work: Work, area: Option<Area>) -> Result<usize> {
-        let relative = relative(target)?;
+        let relative = self.followed(relative(target)?);
         let conflict = |what: &str| Err(Error::new(ErrorKind::Conflict, what).at(target));
         if relative.as_os_str().is_empty() {
             return conflict("the root is not covered: say what it is when it is made");

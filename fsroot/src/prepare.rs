@@ -1,15 +1,19 @@
 //! A root, ready to be built.
 
 use std::ffi::CString;
+use std::path::{Path, PathBuf};
 
 use palisade_sys::{Program, Slot};
 
 use crate::emit::{Emit, masks_program};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::flags::Propagation;
-use crate::plan::{At, Entry, Planner, Tree, Work};
+use crate::plan::{At, Entry, Planner, Tree, Work, relative};
 use crate::root::Root;
 use crate::source::c_path;
+
+/// Items of a view, and masks over it: each takes up to 14 of the 65,536 calls that a program can have.
+const MAX_ITEMS: usize = 4500;
 
 /// A root whose sources are found and whose steps are decided: paths and identities, no descriptors.
 ///
@@ -29,14 +33,22 @@ pub struct PreparedRoot {
 
 impl PreparedRoot {
     pub(crate) fn new(root: &Root) -> Result<Self> {
-        let Planner { entries, trees, .. } = Planner::new(root)?;
-        let absolute = |path: &std::path::PathBuf| -> Result<CString> {
-            let relative = crate::plan::relative(path)?;
-            c_path(&std::path::Path::new("/").join(relative))
+        let planner = Planner::new(root)?;
+        let paths = |paths: &[PathBuf]| -> Result<Vec<CString>> {
+            let relative = paths.iter().map(|path| relative(path)).collect::<Result<Vec<_>>>()?;
+            let possible = relative.iter().filter(|path| planner.can_exist(path));
+            possible.map(|path| c_path(&Path::new("/").join(path))).collect()
         };
-        let hidden = root.masks.all_hidden();
-        let hidden = hidden.iter().map(absolute).collect::<Result<_>>()?;
-        let read_only = root.masks.read_only.iter().map(absolute).collect::<Result<_>>()?;
+        let hidden = paths(&root.masks.all_hidden())?;
+        let read_only = paths(&root.masks.read_only)?;
+        let Planner { entries, trees, .. } = planner;
+        let items = entries.len().max(hidden.len() + read_only.len());
+        if items > MAX_ITEMS {
+            return Err(Error::new(
+                ErrorKind::Limit,
+                format!("{items} items, but a view has at most {MAX_ITEMS}"),
+            ));
+        }
         Ok(Self { entries, trees, propagation: root.propagation, hidden, read_only })
     }
 

@@ -28,7 +28,7 @@ pub struct Root {
 /// What stands at `/` before anything is mounted below it.
 #[derive(Clone, Debug)]
 pub(crate) enum Base {
-    Host(HostView),
+    Host(Box<HostView>),
     Memory,
     Directory(PathBuf),
     Overlay(Layers),
@@ -36,7 +36,7 @@ pub(crate) enum Base {
 
 impl From<HostView> for Root {
     fn from(view: HostView) -> Self {
-        Self { masks: Masks::docker(), ..Self::new(Base::Host(view)) }
+        Self { masks: Masks::docker(), ..Self::new(Base::Host(Box::new(view))) }
     }
 }
 

@@ -1,9 +1,9 @@
 //! Sources on the host: found by the parent, found again and compared when the root is built.
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::fstat;
@@ -67,6 +67,16 @@ fn identify(file: impl AsFd) -> Result<(Identity, (u32, u32))> {
     let number = |dev: libc::dev_t| (libc::major(dev), libc::minor(dev));
     let kind = (stat.st_mode & libc::S_IFMT) as u16;
     Ok((Identity { dev: number(stat.st_dev), ino: stat.st_ino, kind }, number(stat.st_rdev)))
+}
+
+/// Where a path leads inside a directory, links followed there: relative to it, without links. Nothing if it leads
+/// nowhere, or if this can't be found out.
+pub(crate) fn inside(directory: &OwnedFd, path: &Path) -> Option<PathBuf> {
+    let resolve = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+    let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(resolve);
+    let found = openat2(directory, path, how).ok()?;
+    let name = |file: &OwnedFd| std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok();
+    name(&found)?.strip_prefix(name(directory)?).ok().map(Path::to_owned)
 }
 
 /// A path for the kernel.

@@ -38,7 +38,11 @@ impl Place {
 
 /// A forward jump's target, made by [`Program::forward`] and placed by [`Program::land`].
 #[derive(Clone, Copy, Debug)]
-pub struct Landing(usize);
+pub struct Landing {
+    index: usize,
+    /// Operations from here on may jump to it.
+    from: usize,
+}
 
 /// One argument of a call.
 #[derive(Clone, Copy, Debug)]
@@ -219,7 +223,7 @@ impl Program {
     /// Adds a call that must succeed; the rule of the last call can be changed by the methods below.
     pub(crate) fn call<const N: usize>(&mut self, nr: i64, args: [Arg; N]) -> Slot {
         let slot = Slot(self.slots);
-        self.slots += 1;
+        self.slots = self.slots.checked_add(1).expect("a program makes fewer than 65,536 calls");
         let mut op = Op { nr: nr as u32, out: slot.0, ..Op::default() };
         set_args(&mut op, &args);
         self.push(op);
@@ -273,13 +277,13 @@ impl Program {
 
     /// If the last call fails with one of these, the program goes on at `landing`.
     pub fn jump_on(&mut self, errnos: &[i32], landing: Landing) -> &mut Self {
-        self.rule(RULE_JUMP, errnos).jump = to_u32(landing.0) | UNPLACED;
+        self.rule(RULE_JUMP, errnos).jump = to_u32(landing.index) | UNPLACED;
         self
     }
 
     /// If the last call returned more than zero, the program goes on at `landing`.
     pub fn branch(&mut self, landing: Landing) -> &mut Self {
-        self.rule(RULE_BRANCH, &[]).jump = to_u32(landing.0) | UNPLACED;
+        self.rule(RULE_BRANCH, &[]).jump = to_u32(landing.index) | UNPLACED;
         self
     }
 
@@ -292,18 +296,18 @@ impl Program {
     /// A target for jumps from operations before it.
     pub fn forward(&mut self) -> Landing {
         self.landings.push(None);
-        Landing(self.landings.len() - 1)
+        Landing { index: self.landings.len() - 1, from: self.ops.len() }
     }
 
     /// Jumps to `landing` arrive here: at the next operation.
     pub fn land(&mut self, landing: Landing) {
         let here = to_u32(self.ops.len());
-        for op in &mut self.ops {
-            if op.jump == to_u32(landing.0) | UNPLACED {
+        for op in &mut self.ops[landing.from..] {
+            if op.jump == to_u32(landing.index) | UNPLACED {
                 op.jump = here;
             }
         }
-        self.landings[landing.0] = Some(here);
+        self.landings[landing.index] = Some(here);
     }
 
     /// Writes the low `place.len()` (1, 2, 4 or 8) bytes of `value` into `place` when the program gets here.
