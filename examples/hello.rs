@@ -72,10 +72,9 @@ fn main() {
             print_costs(&sandbox);
         }
         Err(error) => {
-            println!(
-                "A sandbox is not possible here:\n  {error}\n\nWithout it, this is what a program sees:\n"
-            );
-            print_table(&host, &Look::new());
+            println!("A whole sandbox is not possible here:\n  {error}\n");
+            println!("What needs no namespace, no_new_privs and the filter, is possible all the same:\n");
+            print_table(&host, &filtered().unwrap_or_default());
         }
     }
     if let Some(missing) = missing {

@@ -125,7 +125,9 @@ impl Prepared {
             let errno = error.errno();
             Error::from_source(ErrorKind::Setup, Step::IdMaps, error, errno)
         })?;
-        let mounts = if caller.privileged && new(Namespace::User) {
+        // A caller with privileges over the host may bind what its child, as somebody else, could not even look up.
+        let by_parent = caller.privileged && new(Namespace::User) && identity.change;
+        let mounts = if by_parent {
             let inside = maps.as_ref().map(PreparedMaps::maps);
             spec.mounts.iter().map(|item| with_owner(item, inside, &identity)).collect::<Result<_>>()?
         } else {
@@ -139,8 +141,7 @@ impl Prepared {
             let errno = error.errno();
             Error::from_source(kind, Step::Prepare, error, errno)
         })?;
-        // A caller with privileges over the host may bind what its unprivileged child could not even look up.
-        let view = if caller.privileged && new(Namespace::User) {
+        let view = if by_parent {
             let (sources, trees, build) = root.split(FD_PASSED);
             Split { sources, trees, build }
         } else {
@@ -185,6 +186,8 @@ struct Caller {
     uid: Uid,
     gid: Gid,
     privileged: bool,
+    /// Nobody (65534) exists in its user namespace; in one with a single id, or a few, it does not.
+    has_nobody: bool,
 }
 
 impl Caller {
@@ -198,7 +201,11 @@ impl Caller {
         let privileged = needed.into_iter().all(|c| capabilities.effective.contains(c));
         let ids = Uid::new(uid).zip(Gid::new(gid));
         let (uid, gid) = ids.ok_or_else(|| Error::invalid("the calling thread has no id"))?;
-        Ok(Self { uid, gid, privileged })
+        let maps = Maps::current().ok().flatten();
+        let has_nobody = maps.is_none_or(|maps| {
+            maps.uid().to_outside(Uid::NOBODY).is_some() && maps.gid().to_outside(Gid::NOBODY).is_some()
+        });
+        Ok(Self { uid, gid, privileged, has_nobody })
     }
 }
 
@@ -225,11 +232,12 @@ fn choose_identity(
     let own = (caller.uid, caller.gid);
     let (maps, (uid, gid)) = match (&spec.maps, caller.privileged) {
         (Some(maps), _) => (maps.clone(), user.unwrap_or((Uid::ROOT, Gid::ROOT))),
-        (None, false) => {
+        (None, privileged) if !privileged || !caller.has_nobody => {
+            // Root of a user namespace that knows no other id is in the place of an ordinary user.
             let inside = user.unwrap_or(own);
             (Maps::single(inside, own), inside)
         }
-        (None, true) => {
+        (None, _) => {
             let start = if caller.uid == Uid::ROOT { (Uid::NOBODY, Gid::NOBODY) } else { own };
             let inside = user.unwrap_or(start);
             let uid = if inside.0 == Uid::ROOT { Uid::NOBODY } else { inside.0 };
@@ -243,7 +251,7 @@ fn choose_identity(
             .add(format!("user: {uid}:{gid} is not mapped by id_maps; kernel would refuse it with EINVAL"));
     }
     let holds_root = maps.uid().to_inside(Uid::ROOT).is_some() || maps.gid().to_inside(Gid::ROOT).is_some();
-    if holds_root && caller.privileged && !spec.host_root {
+    if holds_root && caller.privileged && caller.has_nobody && !spec.host_root {
         conflicts.add(
             "id_maps: the host's id 0 is mapped, which makes root inside root of the host; map other ids, or say so \
              with dangerously_allow_host_root",

@@ -1,5 +1,4 @@
 //! The host program: whatever it is like, spawning works; and spawning changes nothing in it.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;

@@ -1,5 +1,4 @@
 //! The host program's memory during spawns: never readable by a process of the payload's uid, however hard it tries.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;

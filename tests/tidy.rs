@@ -74,7 +74,7 @@ fn code(text: &str) -> impl Iterator<Item = (usize, String)> {
                 '\\' if in_string => escaped = !escaped,
                 // A quote as a character literal opens no string.
                 '"' if !(escaped || kept.ends_with('\'') && chars.peek() == Some(&'\'')) => {
-                    in_string = !in_string
+                    in_string = !in_string;
                 }
                 '/' if !in_string && chars.peek() == Some(&'/') => break,
                 _ if in_string => escaped = false,

@@ -311,3 +311,19 @@ fn mapping_the_hosts_root_takes_a_loud_word() {
         Sandbox::builder().id_maps(Maps::new(IdMap::identity(), IdMap::identity())).build().unwrap_err();
     assert!(error.to_string().contains("dangerously_allow_host_root"), "{error}");
 }
+
+/// Root of a user namespace that maps one id alone (`unshare -r`) has no nobody to become, and no right over the mount
+/// namespace it is in: it is in the place of an ordinary user.
+#[test]
+fn root_of_a_namespace_with_a_single_id_is_an_ordinary_user() {
+    use palisade_testkit::in_child;
+    in_child(|| {
+        let (uid, gid) = (nix::unistd::getuid(), nix::unistd::getgid());
+        palisade::ns::unshare(Namespace::User).unwrap();
+        std::fs::write("/proc/self/setgroups", "deny").unwrap();
+        std::fs::write("/proc/self/gid_map", format!("0 {gid} 1")).unwrap();
+        std::fs::write("/proc/self/uid_map", format!("0 {uid} 1")).unwrap();
+        let out = default().command("/usr/bin/id").arg("-u").output().unwrap();
+        assert_eq!((out.status.code(), out.stdout), (Some(0), b"0\n".to_vec()));
+    });
+}

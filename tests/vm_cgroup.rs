@@ -94,7 +94,10 @@ fn too_little_memory_to_begin_never_takes_the_host_program() {
                     "{limit}: {error}"
                 ),
                 Ok(status) => {
-                    assert!(status.success() || status.cause() == ExitCause::OutOfMemory, "{limit}: {status}")
+                    assert!(
+                        status.success() || status.cause() == ExitCause::OutOfMemory,
+                        "{limit}: {status}"
+                    );
                 }
             }
         }
