@@ -192,9 +192,14 @@ impl Display for Match {
             Operand::AnyBit(value) => {
                 write!(f, "{field} {}{}", if self.negated { "! " } else { "" }, bit_names(ty, *value))
             }
-            // All of them looked at: nft sees a plain comparison.
+            // All of them looked at: nft sees a plain comparison, and a number where no single name fits.
             Operand::Masked { mask: 0xff, value } if ty == DataType::TcpFlags => {
-                write!(f, "{field} {} {}", if self.negated { "!=" } else { "==" }, bit_names(ty, *value))
+                let op = if self.negated { "!=" } else { "==" };
+                if value.is_power_of_two() {
+                    write!(f, "{field} {op} {}", bit_names(ty, *value))
+                } else {
+                    write!(f, "{field} {op} {value:#x}")
+                }
             }
             // nft compares with none of the flags as it compares with sets of bits.
             Operand::Masked { mask, value: 0 } if ty == DataType::TcpFlags => {
