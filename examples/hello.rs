@@ -7,6 +7,7 @@ use std::process::Command as HostCommand;
 use std::time::{Duration, Instant};
 
 use palisade::cgroup::{Bytes, Cgroup, Limits};
+use palisade::secfilter::{Install, presets};
 use palisade::{Child, Sandbox, Stdio};
 
 /// What the program prints, a line each: `name=value`. It looks only at what any program can see.
@@ -81,6 +82,14 @@ fn main() {
         println!("\nNot shown: limits by a cgroup of its own.\n  {}", missing.replace('\n', "\n  "));
     }
     println!("\nNext: `cargo run --example compile` does a real job inside, with limits.");
+}
+
+/// The program under the default filter alone, in the host's namespaces.
+fn filtered() -> Result<Look, Box<dyn std::error::Error>> {
+    let filter = presets::payload().compile()?;
+    let mut command = HostCommand::new("/bin/sh");
+    Install::new(&filter).confine(&mut command)?;
+    Ok(parse(&command.args(["-c", LOOK]).output()?.stdout))
 }
 
 /// Whether this process may make a cgroup with limits, and what is missing if not.

@@ -197,6 +197,10 @@ fn hint_for(step: Step, errno: i32) -> Option<&'static str> {
             "mounting is refused although the namespace is ours: a security module or a seccomp filter of an outer \
              container forbids it (Ubuntu: kernel.apparmor_restrict_unprivileged_userns)"
         }
+        (Step::Mounts, libc::EPERM) => {
+            "a fresh /proc needs a pid namespace of its own, and a host /proc that nothing is mounted over (inside most \
+             containers something is): HostView::proc(None) does without; other mounts may be refused by a security module"
+        }
         (Step::PivotRoot, libc::EINVAL) => {
             "the current root is no mount point, or the machine runs from an initramfs (rootfs), which can't be pivoted"
         }

@@ -1,24 +1,24 @@
 //! One spawn, on a spawner thread: from a plan to a process that executes the payload.
 
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::sync::Arc;
 use std::sync::mpsc::RecvTimeoutError;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::sys::socket::{MsgFlags, send};
-use palisade_creds::PreparedMaps;
-use palisade_sys::{FD_CONTROL, Fd, HEADER_LEN, Image, Outcome, Program, STAGE_COMM, Step};
+use palisade_sys::{Outcome, STAGE_COMM, Step};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::newborn::{Newborn, Watch, control_sockets, read_outcome};
 use crate::plan::Plan;
-use crate::prologue::Prologue;
 use crate::spawner::{self, Bench};
 use crate::stage::StageFile;
-use crate::stdio::{Opened, Stdio};
-use crate::sys::{self, adopt, clone_child, run_here, send_signal, shared_image};
+use crate::stdio::Opened;
+use crate::sys::{self, adopt, run_here, shared_image};
 
 /// A process that has executed the payload.
 #[derive(Debug)]
@@ -60,149 +60,15 @@ pub(crate) fn launch(plan: Plan) -> Result<Started> {
     }
 }
 
-/// What the calling thread and the spawner thread share: who may kill the child through its pidfd.
-#[derive(Debug)]
-struct Watch {
-    /// Stored by the kernel before the clone waits for the child.
-    pidfd: AtomicI32,
-    state: Mutex<WatchState>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum WatchState {
-    /// The descriptor, once stored, is the child's.
-    Open,
-    /// The set-up is over: the number may mean something else.
-    Closed,
-    Expired,
-}
-
-impl Default for Watch {
-    fn default() -> Self {
-        Self { pidfd: AtomicI32::new(-1), state: Mutex::new(WatchState::Open) }
-    }
-}
-
-impl Watch {
-    fn state(&self) -> std::sync::MutexGuard<'_, WatchState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The time is over: kills the child if there is one.
-    fn expire(&self) {
-        let mut state = self.state();
-        if *state == WatchState::Open {
-            *state = WatchState::Expired;
-            let fd = self.pidfd.load(Ordering::SeqCst);
-            if fd >= 0 {
-                // ESRCH: it has ended by itself just now.
-                drop(sys::send_signal_to(fd, libc::SIGKILL));
-            }
-        }
-    }
-
-    fn expired(&self) -> bool {
-        *self.state() == WatchState::Expired
-    }
-
-    /// The set-up is over; `false` if the time was over before.
-    fn close(&self) -> bool {
-        let mut state = self.state();
-        let in_time = *state == WatchState::Open;
-        *state = WatchState::Closed;
-        in_time
-    }
-}
-
-/// A child that has not executed the payload yet: unless it is taken, it is killed and waited for.
-struct Newborn<'a> {
-    pid: u32,
-    pidfd: Option<OwnedFd>,
-    watch: &'a Watch,
-}
-
-impl<'a> Newborn<'a> {
-    /// Clones it; on return it has executed the stage, or ended.
-    fn clone(
-        flags: u64,
-        cgroup: Option<BorrowedFd<'_>>,
-        watch: &'a Watch,
-        bench: &mut Bench,
-        prologue: &mut Image,
-    ) -> io::Result<Self> {
-        let pid = clone_child(flags, cgroup, &watch.pidfd, &mut bench.stack, prologue)?;
-        Ok(Self { pid, pidfd: Some(adopt(watch.pidfd.load(Ordering::SeqCst))), watch })
-    }
-
-    fn give_maps(&self, maps: &PreparedMaps) -> Result<()> {
-        let dir = proc_dir(self.pid).map_err(|error| {
-            Error::call(Step::IdMaps, format!("open /proc/{}", self.pid), &error)
-                .with_hint("the host program needs its /proc, of its own pid namespace, to map ids")
-        })?;
-        maps.apply(dir.as_fd()).map_err(|error| {
-            let errno = error.errno();
-            Error::from_source(ErrorKind::Setup, Step::IdMaps, error, errno)
-        })
-    }
-
-    fn take(mut self) -> (u32, OwnedFd) {
-        self.watch.close();
-        (self.pid, self.pidfd.take().expect("taken once"))
-    }
-}
-
-impl Drop for Newborn<'_> {
-    fn drop(&mut self) {
-        self.watch.close();
-        let Some(pidfd) = self.pidfd.take() else { return };
-        // ESRCH: it has ended already. Then it is waited for; a killed set-up ends at once, and if the host program's
-        // own `wait` or an ignored SIGCHLD has taken it (ECHILD), nothing is left to do.
-        drop(send_signal(&pidfd, libc::SIGKILL));
-        drop(sys::wait(&pidfd, true, false));
-    }
-}
-
-/// A user namespace with these maps, held by its descriptor alone: for id-mapped mounts.
-pub(crate) fn user_namespace(maps: PreparedMaps) -> Result<OwnedFd> {
-    let made = spawner::start(move |bench| {
-        let failed = |call: &'static str| move |error: io::Error| Error::call(Step::IdMaps, call, &error);
-        let stage = StageFile::get()?;
-        // Its first process waits for a byte that never comes, until it is killed.
-        let (control, theirs) = UnixStream::pair().map_err(failed("socketpair(AF_UNIX)"))?;
-        let mut wait = Program::new();
-        let byte = wait.room(1);
-        wait.read_exact(Fd::number(FD_CONTROL), byte);
-        let image = shared_image(&wait.image().to_bytes()).map_err(failed("memfd_create"))?;
-        let prologue = Prologue::new(0, 0);
-        let null = Stdio::null().open(0).map_err(failed("open(\"/dev/null\")"))?;
-        let null = null.child.number();
-        let descriptors = [null, null, null, theirs.as_raw_fd(), image.as_raw_fd()];
-        let mut started = prologue.image(descriptors, stage.number());
-        let watch = Watch::default();
-        let flags = libc::CLONE_NEWUSER as u64;
-        let child = Newborn::clone(flags, None, &watch, bench, &mut started)
-            .map_err(failed("clone3(CLONE_NEWUSER)"))?;
-        child.give_maps(&maps)?;
-        let file = std::fs::File::open(format!("/proc/{}/ns/user", child.pid))
-            .map_err(failed("open /proc/PID/ns/user"))?;
-        drop(control);
-        sys::above_stdio(file.into()).map_err(failed("fcntl(F_DUPFD_CLOEXEC)"))
-    })?;
-    made.recv().unwrap_or_else(|_| Err(spawner::panicked()))
-}
-
-fn perform(plan: &Plan, bench: &mut Bench, watch: &Watch) -> Result<Started> {
+fn perform(plan: &Plan, bench: &mut Bench, watch: &Arc<Watch>) -> Result<Started> {
     bench.check_keyring()?;
     let stage = StageFile::get()?;
     let prepare = |call: &'static str| move |error: io::Error| Error::call(Step::Prepare, call, &error);
 
-    let cgroup = plan.make_cgroup()?;
+    let cgroup = plan.make_cgroup(bench)?;
     let trees = take_trees(plan)?;
     let [stdin, stdout, stderr] = open_streams(plan)?;
-    let (control, theirs) = UnixStream::pair().map_err(prepare("socketpair(AF_UNIX)"))?;
-    let above =
-        |stream: UnixStream| sys::above_stdio(stream.into()).map_err(prepare("fcntl(F_DUPFD_CLOEXEC)"));
-    let (control, theirs) = (UnixStream::from(above(control)?), above(theirs)?);
+    let (control, theirs) = control_sockets()?;
     let image =
         shared_image(&plan.stage.image().to_bytes()).map_err(prepare("memfd_create(\"palisade-image\")"))?;
 
@@ -212,7 +78,7 @@ fn perform(plan: &Plan, bench: &mut Bench, watch: &Watch) -> Result<Started> {
     let mut prologue = plan.prologue.image(standard.into_iter().chain(own).chain(passed), stage.number());
 
     let into = cgroup.as_ref().map(AsFd::as_fd);
-    let child = Newborn::clone(plan.clone_flags, into, watch, bench, &mut prologue)
+    let child = Newborn::clone(plan.clone_flags, into, Arc::clone(watch), bench, &mut prologue)
         .map_err(|error| plan.clone_error(&error))?;
     drop(theirs);
     if watch.expired() {
@@ -265,15 +131,6 @@ fn open_streams(plan: &Plan) -> Result<[Opened; 3]> {
     Ok([open(0)?, open(1)?, open(2)?])
 }
 
-/// The child's directory in /proc, if that is the /proc of our own pid namespace.
-fn proc_dir(pid: u32) -> io::Result<std::fs::File> {
-    let own = std::fs::read_link("/proc/self")?;
-    if own.to_str() != Some(std::process::id().to_string().as_str()) {
-        return Err(io::Error::other("/proc belongs to another pid namespace"));
-    }
-    std::fs::File::open(format!("/proc/{pid}"))
-}
-
 fn wait_for_end(mut control: UnixStream) -> io::Result<()> {
     loop {
         match control.read(&mut [0; 8]) {
@@ -288,22 +145,14 @@ fn wait_for_end(mut control: UnixStream) -> io::Result<()> {
 }
 
 /// Decides from what the stage left in its image whether the payload was executed.
-fn conclude(plan: &Plan, image: &OwnedFd, child: &Newborn<'_>) -> Result<()> {
-    let mut header = [0; HEADER_LEN];
-    let read = nix::sys::uio::pread(image.as_fd(), &mut header, 0).map_err(io::Error::from);
-    read.map_err(|error| Error::call(Step::Stage, "pread from the image", &error))?;
-    match Outcome::parse(&header) {
+fn conclude(plan: &Plan, image: &OwnedFd, child: &Newborn) -> Result<()> {
+    match read_outcome(image)? {
         Outcome::Failed(fault) => Err(plan.stage_error(fault)),
         Outcome::Executing if !died_as_stage(child) => Ok(()),
         outcome => {
             let step = if outcome == Outcome::Executing { Step::Exec } else { Step::Stage };
             let status = child.pidfd.as_ref().and_then(|fd| sys::wait(fd, true, true).ok().flatten());
-            let how = status.map_or("it ended".into(), |s| {
-                format!(
-                    "{}",
-                    <std::process::ExitStatus as std::os::unix::process::ExitStatusExt>::from_raw(s.status)
-                )
-            });
+            let how = status.map_or("it ended".into(), |s| ExitStatus::from_raw(s.status).to_string());
             let new = Error::new(
                 ErrorKind::SetupKilled,
                 step,
@@ -323,7 +172,7 @@ fn conclude(plan: &Plan, image: &OwnedFd, child: &Newborn<'_>) -> Result<()> {
 
 /// Whether the child ended before its payload's image replaced the stage's: a process keeps the name that its last
 /// exec gave it, as a zombie too.
-fn died_as_stage(child: &Newborn<'_>) -> bool {
+fn died_as_stage(child: &Newborn) -> bool {
     let Some(pidfd) = &child.pidfd else { return false };
     let ended = matches!(sys::wait(pidfd, false, true), Ok(Some(_)));
     if !ended {

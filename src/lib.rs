@@ -3,7 +3,9 @@
 mod child;
 mod command;
 mod error;
+mod guard;
 mod launch;
+mod newborn;
 mod order;
 mod output;
 mod plan;

@@ -12,11 +12,13 @@ use palisade_ns::Namespaces;
 use palisade_sys::{Fault, Program, Slot, Step};
 
 use crate::child::Child;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
+use crate::guard::{guarded, of_cgroup};
 use crate::launch::launch;
 use crate::order::{Payload, stage_program};
 use crate::prologue::Prologue;
 use crate::sandbox::{Lifetime, Sandbox};
+use crate::spawner::Bench;
 use crate::stdio::Stdio;
 
 /// One spawn, decided: `Display` prints every step in order, with the system calls as strace would print them, and
@@ -108,17 +110,17 @@ impl Plan {
         self.descriptors.iter().map(AsRef::as_ref)
     }
 
-    pub(crate) fn make_cgroup(&self) -> Result<Option<OwnedCgroup>> {
+    pub(crate) fn make_cgroup(&self, bench: &mut Bench) -> Result<Option<OwnedCgroup>> {
         let Some((limits, parent)) = &self.cgroup else { return Ok(None) };
-        let failed = |error: palisade_cgroup::Error| {
-            let errno = error.errno();
-            Error::from_source(ErrorKind::Setup, Step::Cgroup, error, errno)
-        };
         let parent = match parent {
             Some(parent) => parent.clone(),
-            None => Cgroup::delegated().map_err(failed)?,
+            None => Cgroup::delegated().map_err(of_cgroup)?,
         };
-        parent.create_unique("palisade", limits).map_err(failed).map(Some)
+        let group = match self.lifetime {
+            Lifetime::Host => guarded(&parent, bench)?,
+            Lifetime::Detached => parent,
+        };
+        group.create_unique("palisade", limits).map_err(of_cgroup).map(Some)
     }
 
     pub(crate) fn clone_error(&self, error: &io::Error) -> Error {

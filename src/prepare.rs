@@ -14,7 +14,7 @@ use palisade_secfilter::{Filter, Install, presets};
 use palisade_sys::{FD_PASSED, Program, Slot, Step};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::launch::user_namespace;
+use crate::newborn::user_namespace;
 use crate::rlimit::Resource;
 use crate::sandbox::{Calls, Lifetime, Spec, View};
 

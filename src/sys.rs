@@ -283,6 +283,13 @@ pub(crate) fn above_stdio(fd: OwnedFd) -> io::Result<OwnedFd> {
     cvt(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 3) }).map(adopt)
 }
 
+/// A pidfd of the calling process: readable when that has ended, whoever else has inherited its descriptors.
+pub(crate) fn pidfd_of_self() -> io::Result<OwnedFd> {
+    // SAFETY: takes no address.
+    let fd = cvt(unsafe { libc::syscall(libc::SYS_pidfd_open, std::process::id(), 0) } as i32)?;
+    above_stdio(adopt(fd))
+}
+
 /// The soft and hard limit of a resource.
 pub(crate) fn getrlimit(resource: u32) -> io::Result<(u64, u64)> {
     let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 fn main() {
-    for path in ["stage", "src/wire.rs", "src/interp.rs", "src/sys.rs", "build.rs"] {
+    for path in ["stage", "src/wire.rs", "src/interp.rs", "src/role.rs", "src/sys.rs", "build.rs"] {
         println!("cargo::rerun-if-changed={path}");
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("stage");

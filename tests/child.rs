@@ -1,4 +1,5 @@
 //! Waiting, killing, collecting.
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::io::Read;
 use std::time::{Duration, Instant};

@@ -1,4 +1,5 @@
 //! The surface of `Command`: what reaches the payload, and what comes back.
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;

@@ -1,4 +1,5 @@
 //! Failures injected into every operation of a set-up: each is an error that names its step, and nothing stays.
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use palisade::{ErrorKind, Plan, Sandbox, Stdio, Step};
 use palisade_sys::Injected;
@@ -18,7 +19,7 @@ fn steps(plan: &mut Plan) -> [Vec<Step>; 3] {
 }
 
 #[test]
-fn every_failing_call_names_its_step_and_leaves_nothing() {
+fn stress_every_failing_call_names_its_step_and_leaves_nothing() {
     let mut plan = plan();
     // Threads and the stage's file are made by the first spawn and kept.
     plan.clone().spawn().unwrap().wait().unwrap();
@@ -47,7 +48,7 @@ fn every_failing_call_names_its_step_and_leaves_nothing() {
 }
 
 #[test]
-fn a_setup_that_ends_anywhere_is_never_taken_for_success() {
+fn stress_a_setup_that_ends_anywhere_is_never_taken_for_success() {
     let mut plan = plan();
     plan.clone().spawn().unwrap().wait().unwrap();
     let [_, _, stage] = steps(&mut plan);

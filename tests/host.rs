@@ -1,6 +1,8 @@
 //! The host program: whatever it is like, spawning works; and spawning changes nothing in it.
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -17,7 +19,7 @@ mod alloc;
 /// 64 threads, 200 spawns each, while others allocate and hold locks. Every allocation of a child would abort it (see
 /// `common/alloc`), and every descriptor above the declared ones would be seen.
 #[test]
-fn sixty_four_threads_spawn_under_memory_pressure() {
+fn stress_sixty_four_threads_spawn_under_memory_pressure() {
     const THREADS: usize = 64;
     let rounds = if std::env::var_os("PALISADE_TEST_SCALE").is_some() { 2 } else { 200 };
     let sandbox = Sandbox::new().unwrap();
@@ -72,7 +74,7 @@ static ALLOCATOR: alloc::Watchful = alloc::Watchful;
 #[test]
 fn closed_standard_streams_are_filled() {
     in_child(|| {
-        let (read, write) = std::io::pipe().unwrap();
+        let (read, write) = UnixStream::pair().unwrap();
         for fd in 0..3 {
             common::close(fd);
         }

@@ -1,19 +1,16 @@
 //! A handle to a group: opening, looking around, moving processes in.
 
 use std::ffi::OsStr;
+use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::str::FromStr;
-
-use nix::fcntl::OFlag;
 
 use crate::controller::{Controllers, FileName};
 use crate::dir::{Dir, check_name};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hierarchy::{Mounts, locate, parse_membership, read_proc};
 use crate::keyed::utf8;
-use crate::sys;
 use crate::value::number;
 
 /// A group of the v2 hierarchy, held by an open directory: it stays the same group whatever happens to its path.
@@ -44,6 +41,18 @@ pub enum Kind {
     DomainInvalid,
     /// A group of threads.
     Threaded,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Kind::Root => "root",
+            Kind::Domain => "domain",
+            Kind::DomainThreaded => "domain threaded",
+            Kind::DomainInvalid => "domain invalid",
+            Kind::Threaded => "threaded",
+        })
+    }
 }
 
 impl FromStr for Kind {
@@ -262,19 +271,6 @@ impl Cgroup {
                 _ => e,
             }
         })
-    }
-
-    /// Makes every child that `command` spawns enter this group before it executes. `0` is written to
-    /// `cgroup.procs` by the child itself, so no moment of the program runs outside; a failure is the error of
-    /// `spawn()`.
-    ///
-    /// # Errors
-    /// Where `cgroup.procs` cannot be opened for writing.
-    pub fn confine(&self, command: &mut Command) -> Result<()> {
-        let procs = self.dir.file("cgroup.procs", OFlag::O_WRONLY);
-        let procs = procs.map_err(|e| self.dir.explain("open", "cgroup.procs", e as i32))?;
-        sys::enter_before_exec(command, procs);
-        Ok(())
     }
 
     /// Makes the group threaded, for good: its domain is then the next group above that is not.

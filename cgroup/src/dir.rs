@@ -83,17 +83,25 @@ impl Dir {
         faccessat(&self.fd, name, AccessFlags::F_OK, AtFlags::empty()).is_ok()
     }
 
-    pub(crate) fn writable(&self, name: &str) -> bool {
-        faccessat(&self.fd, name, AccessFlags::W_OK, AtFlags::AT_EACCESS).is_ok()
+    /// Whether the caller may write to a file, by its effective ids and the mount.
+    pub(crate) fn writable(&self, name: &str) -> Result<(), Errno> {
+        faccessat(&self.fd, name, AccessFlags::W_OK, AtFlags::AT_EACCESS)
     }
 
     /// The whole content of a control file.
     pub(crate) fn read(&self, name: &str) -> Result<Vec<u8>> {
         let fail = |errno| self.explain("read", name, errno);
         let mut file = self.file(name, OFlag::O_RDONLY).map_err(|e| fail(e as i32))?;
-        let mut text = Vec::new();
-        file.read_to_end(&mut text).map_err(|e| fail(e.raw_os_error().unwrap_or(0)))?;
-        Ok(text)
+        // Not read_to_end: it asks for the size first, which the kernel does not know.
+        let (mut text, mut part) = (Vec::new(), [0; 4096]);
+        loop {
+            match file.read(&mut part) {
+                Ok(0) => return Ok(text),
+                Ok(n) => text.extend_from_slice(&part[..n]),
+                Err(e) if e.kind() == IoKind::Interrupted => {}
+                Err(e) => return Err(fail(e.raw_os_error().unwrap_or(libc::EIO))),
+            }
+        }
     }
 
     /// One write of the whole value, as control files want it. An empty value is written as a line break, since a

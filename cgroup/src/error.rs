@@ -166,7 +166,8 @@ impl Error {
         self.0.hint.as_deref()
     }
 
-    /// After a failed [`Cgroup::apply`](crate::Cgroup::apply): what became of the settings written before.
+    /// After a failed [`Cgroup::apply`](crate::Cgroup::apply): what became of the settings written before. After a
+    /// failed [`Cgroup::create`](crate::Cgroup::create): why the new group is still there, should it be.
     pub fn undo(&self) -> Option<&str> {
         self.0.undo.as_deref()
     }
@@ -211,4 +212,4 @@ pub(crate) fn lossy(text: &[u8]) -> String {
 pub(crate) const DELEGATE_HINT: &str = "run inside a delegated group: \
      `systemd-run --user --scope -p Delegate=yes COMMAND`, or have root hand over a directory of \
      /sys/fs/cgroup (chown it with its cgroup.procs, cgroup.threads and cgroup.subtree_control)";
-const READ_ONLY_HINT: &str = "cgroup2 is mounted read-only here, as in most containers: start the container with a writable cgroup mount";
+pub(crate) const READ_ONLY_HINT: &str = "cgroup2 is mounted read-only here, as in most containers: start the container with a writable cgroup mount";

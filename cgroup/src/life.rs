@@ -223,7 +223,7 @@ mod tests {
             Cgroup::delegated().and_then(|d| d.create_unique("palisade-test-kill-each", &Limits::new()));
         let home = match home {
             Ok(home) => home,
-            Err(e) => return eprintln!("SKIP cgroup2: {e}"),
+            Err(e) => palisade_testkit::skip!(e, needs = "cgroup2"),
         };
         let below = home.create("below", &Limits::new()).expect("created");
         let mut shells = Vec::new();

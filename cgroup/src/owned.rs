@@ -79,11 +79,17 @@ impl Cgroup {
         self.dir.mkdir(name)
     }
 
+    /// Opens and limits a group that was just made, or takes it away again: nobody is inside, and removing needs no
+    /// further descriptor, of which there may be none left.
     fn fill(&self, name: &OsStr, limits: &Limits) -> Result<OwnedCgroup> {
-        let owned = OwnedCgroup { group: self.child(name)?, maker: std::process::id() };
-        // An error drops the group, which removes it.
-        owned.group.apply_fresh(limits)?;
-        Ok(owned)
+        let filled = self.child(name).and_then(|group| group.apply_fresh(limits).map(|()| group));
+        match filled {
+            Ok(group) => Ok(OwnedCgroup { group, maker: std::process::id() }),
+            Err(e) => match self.dir.rmdir(name) {
+                Ok(()) | Err(Errno::ENOENT) => Err(e),
+                Err(why) => Err(e.undone(format!("the new group could not be removed again: {why}"))),
+            },
+        }
     }
 }
 

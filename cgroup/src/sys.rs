@@ -1,11 +1,12 @@
 //! The raw calls of this crate.
 #![expect(unsafe_code, reason = "the one file of this crate that calls the kernel past std and nix")]
 
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+
+use palisade_sys::Image;
 
 use crate::device_program::Insn;
 
@@ -16,12 +17,16 @@ pub(crate) fn page_size() -> u64 {
     u64::try_from(n).unwrap_or(4096)
 }
 
-/// Makes every child that `command` spawns write `0` to `procs`, an open `cgroup.procs`, before it executes.
-pub(crate) fn enter_before_exec(command: &mut Command, procs: File) {
-    let enter = move || (&procs).write(b"0").map(drop);
-    // SAFETY: the closure does one write(2) from static memory: nothing that is unsafe after fork in a program with
-    // threads (no allocation, no lock).
-    unsafe { command.pre_exec(enter) };
+/// Makes every child that `command` spawns run a program before it executes. What the program needs is kept open.
+pub(crate) fn run_before_exec<T: Send + Sync + 'static>(command: &mut Command, mut image: Image, keep: T) {
+    let run = move || {
+        let _open = &keep;
+        // SAFETY: the program is this crate's own: it moves the child, which is to be moved, and nothing else. The child
+        // has a copy of the image, so a command can be spawned again.
+        unsafe { image.run() }.map_err(|fault| io::Error::from_raw_os_error(fault.errno))
+    };
+    // SAFETY: the interpreter neither allocates nor locks, so it may run after fork in a program with threads.
+    unsafe { command.pre_exec(run) };
 }
 
 /// Whether the directory has an extended attribute of this name with the value `1`.

@@ -2,12 +2,16 @@
 
 use std::ffi::OsStr;
 
+use nix::errno::Errno;
+
 use crate::cgroup::{Cgroup, Kind};
 use crate::controller::{Controller, Controllers};
 use crate::dir::check_name;
-use crate::error::{DELEGATE_HINT, Error, ErrorKind, Result};
+use crate::error::{DELEGATE_HINT, Error, ErrorKind, READ_ONLY_HINT, Result};
 use crate::hierarchy::{held_by_v1, read_proc};
 use crate::sys;
+
+const VACATE_HINT: &str = "move them into a leaf first (Cgroup::vacate)";
 
 impl Cgroup {
     /// The group below which this process may make groups of its own.
@@ -36,11 +40,19 @@ impl Cgroup {
         }
         if let Some(above) = own.parent()? {
             let inside = !systemd || above.marked_delegated()?;
-            if inside && above.is_writable() && above.kind()? != Kind::Threaded && above.procs()?.is_empty() {
+            if inside
+                && above.writable().is_ok()
+                && above.kind()? != Kind::Threaded
+                && above.procs()?.is_empty()
+            {
                 return Ok(above);
             }
         }
-        if own.is_writable() { Ok(own) } else { refused(DELEGATE_HINT) }
+        match own.writable() {
+            Ok(()) => Ok(own),
+            Err(Errno::EROFS) => refused(READ_ONLY_HINT),
+            Err(_) => refused(DELEGATE_HINT),
+        }
     }
 
     /// Whether this group or one above it carries systemd's mark.
@@ -57,8 +69,8 @@ impl Cgroup {
         Ok(false)
     }
 
-    fn is_writable(&self) -> bool {
-        [".", "cgroup.procs", "cgroup.subtree_control"].iter().all(|f| self.dir.writable(f))
+    fn writable(&self) -> Result<(), Errno> {
+        [".", "cgroup.procs", "cgroup.subtree_control"].iter().try_for_each(|f| self.dir.writable(f))
     }
 
     /// Hands controllers on to the groups below this one, enabling them in the groups above first where they lack.
@@ -78,6 +90,11 @@ impl Cgroup {
         if lacking.is_empty() {
             return Ok(());
         }
+        if self.kind()? == Kind::Domain && !self.procs()?.is_empty() {
+            // For cpu, cpuset and pids the kernel would not refuse, but make this a threaded domain: no process could
+            // enter the groups below.
+            return Err(self.occupied(&lacking));
+        }
         let not_offered = lacking.without(&self.controllers()?);
         if !not_offered.is_empty() {
             match self.parent()? {
@@ -95,14 +112,16 @@ impl Cgroup {
         Ok(())
     }
 
+    fn occupied(&self, lacking: &Controllers) -> Error {
+        let e = Error::new(ErrorKind::Busy, "processes sit right in a group that is to hand controllers on");
+        e.for_controller(lacking.iter().next().map_or("", Controller::name)).at(self.path()).hint(VACATE_HINT)
+    }
+
     fn cannot_enable(&self, c: &Controller, value: String, errno: i32) -> Error {
         let e = self.dir.explain("enable for the groups below", "cgroup.subtree_control", errno);
         let e = e.at(self.path()).for_controller(c.name()).value(value);
         match errno {
-            libc::EBUSY => e.hint(
-                "processes sit right in this group: move them into a leaf first (Cgroup::vacate), \
-                 since a group that hands controllers on may hold none",
-            ),
+            libc::EBUSY => e.hint(VACATE_HINT),
             libc::ENOENT => {
                 e.kinded(ErrorKind::ControllerMissing).hint("this group does not have the controller")
             }
@@ -154,24 +173,28 @@ impl Cgroup {
 
     /// Moves every process that sits right in this group into a group of this name below it, made if need be, so
     /// that controllers can be enabled here. The usual first step of a program that was started alone in a delegated
-    /// scope; the caller moves too if it is inside.
+    /// scope; the caller moves too if it is inside. Where there is nothing to do nothing is done: nobody inside, or the
+    /// root of the hierarchy, which may hold processes.
     ///
     /// # Errors
     /// [`Busy`](ErrorKind::Busy) if processes keep appearing or cannot be seen from the caller's pid namespace; and as
     /// [`Cgroup::add_process`].
-    pub fn vacate(&self, leaf: impl AsRef<OsStr>) -> Result<Cgroup> {
+    pub fn vacate(&self, leaf: impl AsRef<OsStr>) -> Result<()> {
         const ROUNDS: usize = 100;
         let name = leaf.as_ref();
         check_name(name)?;
+        if self.kind()? == Kind::Root || self.procs()?.is_empty() {
+            return Ok(());
+        }
         match self.dir.mkdir(name) {
-            Ok(()) | Err(nix::errno::Errno::EEXIST) => {}
+            Ok(()) | Err(Errno::EEXIST) => {}
             Err(e) => return Err(Error::os("create group", &self.path().join(name), e as i32)),
         }
         let leaf = self.child(name)?;
         for _ in 0..ROUNDS {
             let inside = self.procs()?;
             if inside.is_empty() {
-                return Ok(leaf);
+                return Ok(());
             }
             for pid in inside.into_iter().filter(|p| *p != 0) {
                 match leaf.add_process(pid) {

@@ -194,3 +194,23 @@ fn threads_are_moved_within_a_threaded_domain() {
         gone.remove().expect("gone is fine");
     }
 }
+
+/// A110: the read-only cgroup mount of most containers is named as what it is.
+#[test]
+fn a110_a_read_only_mount_is_told_apart_from_missing_rights() {
+    let Some((leaf, _home)) = two_levels("readonly") else { return };
+    let mount = Cgroup::root().expect("mounted").path().to_path_buf();
+    let mount = CString::new(mount.as_os_str().as_encoded_bytes()).expect("no NUL");
+    let mut probe = std::process::Command::new("/bin/true");
+    leaf.confine(&mut probe).expect("may enter");
+    common::sys::before_exec(&mut probe, move || {
+        common::sys::make_read_only(&mount)?;
+        let told = |e: Error| {
+            e.kind() == ErrorKind::NotDelegated && e.remedy().is_some_and(|r| r.contains("read-only"))
+        };
+        let found = Cgroup::delegated().err().is_some_and(told);
+        let made = Cgroup::own().and_then(|own| own.create("mine", &Limits::new())).err().is_some_and(told);
+        if found && made { Ok(()) } else { Err(std::io::Error::from_raw_os_error(libc::EBADMSG)) }
+    });
+    assert!(probe.status().expect("told").success());
+}

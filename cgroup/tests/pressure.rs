@@ -39,7 +39,7 @@ fn crowd(group: &Cgroup) -> Vec<std::process::Child> {
 }
 
 #[test]
-fn a_trigger_fires_under_pressure_and_not_before() {
+fn stress_a_trigger_fires_under_pressure_and_not_before() {
     let Some((leaf, _home)) = leaf("psi") else { return };
     let mut watch = armed(&leaf, Duration::from_millis(200));
     assert!(!watch.wait(Duration::from_millis(2500)).expect("waits"), "nobody is inside");
@@ -78,7 +78,7 @@ fn the_system_has_pressure_too() {
 }
 
 #[test]
-fn a_sampler_sees_a_spinner_and_its_end() {
+fn stress_a_sampler_sees_a_spinner_and_its_end() {
     let Some((leaf, _home)) = leaf("sampler") else { return };
     let mut sampler = Sampler::new(&leaf).expect("readable");
     let mut child = spawn_in(&leaf, "while :; do :; done");

@@ -5,7 +5,8 @@ use std::os::fd::BorrowedFd;
 
 use crate::id::{Id, decimal};
 use crate::{
-    CapabilitySet, Error, ErrorKind, Gid, IdMap, Maps, Result, Securebits, ThreadCapabilities, Uid, maps, sys,
+    CapabilitySet, Error, ErrorKind, Gid, IdMap, Maps, Result, Securebits, ThreadCapabilities, Uid, proc_dir,
+    sys,
 };
 
 /// The three ids of a kind that a thread has.
@@ -137,7 +138,7 @@ impl Credentials {
     /// [`ErrorKind::NotTrusted`] if the directory is not of procfs or something is mounted over the file;
     /// [`ErrorKind::System`] if the process has ended; [`ErrorKind::Syntax`].
     pub fn of(pid_dir: BorrowedFd<'_>) -> Result<Self> {
-        Self::from_status(&maps::read(pid_dir, "status")?)
+        Self::from_status(&proc_dir::read(pid_dir, "status")?)
     }
 
     /// The same credentials as the parent user namespace sees them.

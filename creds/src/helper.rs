@@ -13,6 +13,7 @@ use std::time::Duration;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
 
+use crate::spawn::{self, End, Exec};
 use crate::{Error, ErrorKind, IdMap, Result, sys};
 
 /// Longer than any helper takes; a name service that does not answer must not hold a set-up for good.
@@ -87,7 +88,7 @@ impl Helper {
 
     /// Runs it for a process and checks how it ended.
     pub(crate) fn run(&self, pid: u32, map: &IdMap) -> Result<()> {
-        let system = |what: &str, errno: i32| Error::os(errno, format!("{what} for {}", self.path.display()));
+        let system = |what: &str, errno: i32| Error::os(errno, format!("{what} {}", self.path.display()));
         let numbers = map.ranges().iter().flat_map(|range| [range.inside(), range.outside(), range.count()]);
         let argv: Vec<CString> = [self.tool.to_string(), pid.to_string()]
             .into_iter()
@@ -97,20 +98,20 @@ impl Helper {
         let argv: Vec<&CStr> = argv.iter().map(CString::as_c_str).collect();
         // Not blocking, so that a helper that says a lot is cut short instead of waiting for a reader.
         let (said, output) =
-            pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(|errno| system("pipe2", errno as i32))?;
+            pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(|errno| system("pipe2 for", errno as i32))?;
         let null = File::open("/dev/null").map_err(|error| Error::io(&error, "open /dev/null"))?;
         let (program, null, output) = (high(&self.program)?, high(&null)?, high(&output)?);
-        let child = sys::spawn(&sys::Exec {
+        let end = spawn::run(&Exec {
             program: program.as_fd(),
             argv: &argv,
             // Its messages are read below, so they are to be in the language of the program.
             envp: &[c"LC_ALL=C"],
             stdin: null.as_fd(),
             output: output.as_fd(),
+            timeout: TIMEOUT,
         })
-        .map_err(|errno| system("execute", errno))?;
-        let end = sys::wait(&child, TIMEOUT).map_err(|errno| system("wait", errno))?;
-        if end == Some(sys::End::Exited(0)) {
+        .map_err(|errno| system("run", errno))?;
+        if end == End::Exited(0) {
             return Ok(());
         }
 
@@ -120,9 +121,9 @@ impl Helper {
         text.truncate(length);
         let said = String::from_utf8_lossy(&text);
         let ended = match end {
-            None => format!("took more than {} seconds", TIMEOUT.as_secs()),
-            Some(sys::End::Exited(code)) => format!("ended with status {code}"),
-            Some(sys::End::Signaled(signal)) => format!("was killed by signal {signal}"),
+            End::TimedOut => format!("took more than {} seconds", TIMEOUT.as_secs()),
+            End::Exited(code) => format!("ended with status {code}"),
+            End::Signaled(signal) => format!("was killed by signal {signal}"),
         };
         let what = format!("{} {ended}: {}", self.path.display(), said.trim_ascii());
         Err(if said.contains("not allowed") {
@@ -160,7 +161,7 @@ mod tests {
     /// A directory of the caller's with a program in it that would run, were its place trusted.
     #[test]
     fn a_helper_that_others_can_change_is_not_run() {
-        let place = tempfile::tempdir().expect("temporary directory");
+        let place = palisade_testkit::temp_dir();
         let program = place.path().join("newuidmap");
         let mode = |path: &Path, mode| {
             std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))
@@ -200,5 +201,58 @@ mod tests {
         assert!(matches!(error.errno(), Some(libc::EACCES | libc::ENOEXEC)), "{error}");
         let error = run("/bin/ls").expect_err("ls finds no file of that name");
         assert!(error.to_string().contains("No such file"), "what it printed is in the error: {error}");
+    }
+
+    /// A host that ignores SIGCHLD, or reaps whatever it finds, loses no status of a helper.
+    #[test]
+    fn helpers_are_not_the_hosts_to_reap() {
+        let output = std::process::Command::new(std::env::current_exe().expect("this test"))
+            .args(["--exact", "helper::tests::inner_reaping_host", "--ignored"])
+            .output()
+            .expect("spawned");
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    }
+
+    #[test]
+    #[ignore = "run by the test above, as it changes the signals of its process"]
+    fn inner_reaping_host() {
+        sys::ignore_sigchld();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        let results = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    sys::reap_any();
+                }
+            });
+            let run = |program: &str| {
+                let file = Arc::new(File::open(program).expect("a program"));
+                let helper = Helper { tool: Tool::Newgidmap, path: program.into(), program: file };
+                helper.run(1, &IdMap::identity()).map_err(|error| error.kind())
+            };
+            let results: Vec<_> = (0..100).map(|_| (run("/bin/true"), run("/bin/false"))).collect();
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            results
+        });
+        for result in results {
+            assert_eq!(result, (Ok(()), Err(ErrorKind::HelperFailed)));
+        }
+    }
+
+    /// A helper that does not end is killed and waited for.
+    #[test]
+    fn a_helper_that_hangs_is_killed() {
+        let (program, null) =
+            (File::open("/bin/sleep").expect("a program"), File::open("/dev/null").expect("null"));
+        let (program, null) = (high(&program).expect("dup"), high(&null).expect("dup"));
+        let exec = Exec {
+            program: program.as_fd(),
+            argv: &[c"sleep", c"60"],
+            envp: &[],
+            stdin: null.as_fd(),
+            output: null.as_fd(),
+            timeout: Duration::from_millis(20),
+        };
+        assert_eq!(spawn::run(&exec), Ok(End::TimedOut));
     }
 }

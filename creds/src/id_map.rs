@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::id::{Id, decimal};
-use crate::{Error, ErrorKind, Gid, Result, Uid};
+use crate::{Error, ErrorKind, Result};
 
 /// One line of a map: `count` ids from `inside` on are the ids from `outside` on in the parent user namespace.
 ///
@@ -329,57 +329,5 @@ impl FromStr for IdMap {
 
     fn from_str(text: &str) -> Result<Self> {
         Self::parse(text.as_bytes())?.ok_or_else(|| Error::new(ErrorKind::InvalidMap, "id map has no line"))
-    }
-}
-
-/// Whether a namespace's processes may call setgroups(2), as `/proc/PID/setgroups` spells it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Setgroups {
-    /// `allow`: the state of a new namespace.
-    Allow,
-    /// `deny`, for good: supplementary groups stay what they are, here and in namespaces below.
-    Deny,
-}
-
-/// The two maps of a user namespace, and whether groups may be set in it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Maps {
-    pub(crate) uid: IdMap,
-    pub(crate) gid: IdMap,
-    pub(crate) setgroups: Setgroups,
-}
-
-impl Maps {
-    /// Maps in which setgroups(2) stays allowed. An unprivileged caller whose group map is its own id alone
-    /// is bound to deny it: see [`deny_setgroups`](Self::deny_setgroups).
-    pub fn new(uid: IdMap, gid: IdMap) -> Self {
-        Self { uid, gid, setgroups: Setgroups::Allow }
-    }
-
-    /// What an ordinary user can always have: one user and one group, setgroups denied.
-    pub fn single(inside: (Uid, Gid), outside: (Uid, Gid)) -> Self {
-        Self::new(IdMap::single(inside.0, outside.0), IdMap::single(inside.1, outside.1)).deny_setgroups()
-    }
-
-    /// Denies setgroups(2) in the namespace, before the group map is written.
-    #[must_use]
-    pub fn deny_setgroups(mut self) -> Self {
-        self.setgroups = Setgroups::Deny;
-        self
-    }
-
-    /// The map of user ids.
-    pub fn uid(&self) -> &IdMap {
-        &self.uid
-    }
-
-    /// The map of group ids.
-    pub fn gid(&self) -> &IdMap {
-        &self.gid
-    }
-
-    /// Whether setgroups(2) is left allowed.
-    pub fn setgroups(&self) -> Setgroups {
-        self.setgroups
     }
 }

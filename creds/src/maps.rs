@@ -3,18 +3,67 @@
 use std::ffi::CStr;
 use std::fmt;
 use std::fs::File;
-use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
-use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use palisade_sys::{Fd, Program};
 
 use crate::helper::{Helper, Tool};
 use crate::{
-    Capability, Error, ErrorKind, Gid, IdMap, Maps, Result, Setgroups, SubIds, SubRange, ThreadCapabilities,
-    Uid, sys, user,
+    Capability, Error, ErrorKind, Gid, IdMap, Result, SubIds, SubRange, ThreadCapabilities, Uid, proc_dir,
+    sys, user,
 };
+
+/// Whether a namespace's processes may call setgroups(2), as `/proc/PID/setgroups` spells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Setgroups {
+    /// `allow`: the state of a new namespace.
+    Allow,
+    /// `deny`, for good: supplementary groups stay what they are, here and in namespaces below.
+    Deny,
+}
+
+/// The two maps of a user namespace, and whether groups may be set in it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Maps {
+    uid: IdMap,
+    gid: IdMap,
+    setgroups: Setgroups,
+}
+
+impl Maps {
+    /// Maps in which setgroups(2) stays allowed. An unprivileged caller whose group map is its own id alone
+    /// is bound to deny it: see [`deny_setgroups`](Self::deny_setgroups).
+    pub fn new(uid: IdMap, gid: IdMap) -> Self {
+        Self { uid, gid, setgroups: Setgroups::Allow }
+    }
+
+    /// What an ordinary user can always have: one user and one group, setgroups denied.
+    pub fn single(inside: (Uid, Gid), outside: (Uid, Gid)) -> Self {
+        Self::new(IdMap::single(inside.0, outside.0), IdMap::single(inside.1, outside.1)).deny_setgroups()
+    }
+
+    /// Denies setgroups(2) in the namespace, before the group map is written.
+    #[must_use]
+    pub fn deny_setgroups(mut self) -> Self {
+        self.setgroups = Setgroups::Deny;
+        self
+    }
+
+    /// The map of user ids.
+    pub fn uid(&self) -> &IdMap {
+        &self.uid
+    }
+
+    /// The map of group ids.
+    pub fn gid(&self) -> &IdMap {
+        &self.gid
+    }
+
+    /// Whether setgroups(2) is left allowed.
+    pub fn setgroups(&self) -> Setgroups {
+        self.setgroups
+    }
+}
 
 impl Maps {
     /// The fullest maps that the calling user may have without privilege: user and group 0 inside are the caller's
@@ -39,9 +88,9 @@ impl Maps {
         Ok(Self::new(IdMap::remapped(&users)?, IdMap::remapped(&groups)?))
     }
 
-    /// Whether user 0 of the parent namespace is mapped: a process that becomes it inside is it outside, too.
+    /// Whether user or group 0 of the parent namespace is mapped: a process that becomes it inside is it outside, too.
     pub fn reaches_parent_root(&self) -> bool {
-        self.uid.to_inside(Uid::ROOT).is_some()
+        self.uid.to_inside(Uid::ROOT).is_some() || self.gid.to_inside(Gid::ROOT).is_some()
     }
 
     /// The maps of the user namespace that the calling thread is in; the initial one's are [`IdMap::identity`].
@@ -109,7 +158,7 @@ impl Maps {
         let own_uid = self.uid.as_single::<Uid>().is_some_and(|(_, outside)| outside == uid);
         let own_gid = self.gid.as_single::<Gid>().is_some_and(|(_, outside)| outside == gid);
         let uid_by = if own_uid || effective.contains(Capability::Setuid) {
-            if self.reaches_parent_root() && !effective.contains(Capability::Setfcap) {
+            if self.uid.to_inside(Uid::ROOT).is_some() && !effective.contains(Capability::Setfcap) {
                 return Err(Error::new(
                     ErrorKind::Permission,
                     "mapping user 0 of this namespace takes CAP_SETFCAP",
@@ -204,7 +253,7 @@ impl PreparedMaps {
     /// with what the helper said.
     pub fn apply(&self, pid_dir: BorrowedFd<'_>) -> Result<()> {
         if self.maps.setgroups == Setgroups::Deny {
-            write(pid_dir, "setgroups", b"deny")?;
+            proc_dir::write(pid_dir, "setgroups", b"deny")?;
         }
         self.write_one(pid_dir, &self.gid_by, "gid_map", &self.maps.gid)?;
         self.write_one(pid_dir, &self.uid_by, "uid_map", &self.maps.uid)
@@ -212,8 +261,8 @@ impl PreparedMaps {
 
     fn write_one(&self, pid_dir: BorrowedFd<'_>, by: &Writer, file: &str, map: &IdMap) -> Result<()> {
         match by {
-            Writer::Direct => write(pid_dir, file, map.to_string().as_bytes()),
-            Writer::Helper(helper) => helper.run(pid_of(pid_dir)?, map),
+            Writer::Direct => proc_dir::write(pid_dir, file, map.to_string().as_bytes()),
+            Writer::Helper(helper) => helper.run(proc_dir::pid_of(pid_dir)?, map),
         }
     }
 }
@@ -255,81 +304,17 @@ pub fn write_maps(pid_dir: BorrowedFd<'_>, maps: &Maps) -> Result<()> {
 /// # Errors
 /// [`ErrorKind::NotTrusted`], [`ErrorKind::System`], [`ErrorKind::Permission`] as for writing; [`ErrorKind::Syntax`].
 pub fn read_maps(pid_dir: BorrowedFd<'_>) -> Result<Option<Maps>> {
-    let setgroups = match read(pid_dir, "setgroups")?.trim_ascii() {
+    let setgroups = match proc_dir::read(pid_dir, "setgroups")?.trim_ascii() {
         b"allow" => Setgroups::Allow,
         b"deny" => Setgroups::Deny,
         _ => return Err(Error::new(ErrorKind::Syntax, "setgroups of the process is neither allow nor deny")),
     };
-    let maps = (IdMap::parse(&read(pid_dir, "uid_map")?)?, IdMap::parse(&read(pid_dir, "gid_map")?)?);
+    let maps = (
+        IdMap::parse(&proc_dir::read(pid_dir, "uid_map")?)?,
+        IdMap::parse(&proc_dir::read(pid_dir, "gid_map")?)?,
+    );
     Ok(match maps {
         (Some(uid), Some(gid)) => Some(Maps { uid, gid, setgroups }),
         _ => None,
     })
-}
-
-/// Opens a file of a process directory and makes sure that it is procfs's own: no link, and nothing mounted over it.
-fn open(pid_dir: BorrowedFd<'_>, name: &str, flags: OFlag) -> Result<File> {
-    let failed = |errno: nix::errno::Errno| {
-        let error = Error::os(errno as i32, format!("open {name} of the process"));
-        match errno {
-            nix::errno::Errno::EXDEV | nix::errno::Errno::ELOOP => {
-                Error::new(ErrorKind::NotTrusted, format!("something is mounted over {name} of the process"))
-            }
-            nix::errno::Errno::EACCES => {
-                error.hint_is("the process must not have become undumpable, nor its files another user's")
-            }
-            _ => error,
-        }
-    };
-    let magic =
-        |fd: BorrowedFd<'_>| fstatfs(fd).map(|fs| fs.filesystem_type() == PROC_SUPER_MAGIC).map_err(failed);
-    if !magic(pid_dir)? {
-        return Err(Error::new(ErrorKind::NotTrusted, "the process directory is not of procfs"));
-    }
-    let resolve =
-        ResolveFlag::RESOLVE_NO_XDEV | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_BENEATH;
-    let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(resolve);
-    openat2(pid_dir, name, how).map(File::from).map_err(failed)
-}
-
-/// The contents of a small file of a process directory.
-pub(crate) fn read(pid_dir: BorrowedFd<'_>, name: &str) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    open(pid_dir, name, OFlag::O_RDONLY)?
-        .take(1 << 20)
-        .read_to_end(&mut bytes)
-        .map_err(|error| Error::io(&error, format!("read {name} of the process")))?;
-    Ok(bytes)
-}
-
-/// One write(2) of all of it: the kernel takes no second.
-fn write(pid_dir: BorrowedFd<'_>, name: &str, bytes: &[u8]) -> Result<()> {
-    let what = || format!("write {:?} to {name} of the process", String::from_utf8_lossy(bytes));
-    let mut file = open(pid_dir, name, OFlag::O_WRONLY)?;
-    match file.write(bytes) {
-        Ok(written) if written == bytes.len() => Ok(()),
-        Ok(written) => {
-            Err(Error::new(ErrorKind::System, format!("{}: only {written} bytes were taken", what())))
-        }
-        Err(error) => {
-            let hint = match (name, error.raw_os_error()) {
-                ("setgroups", Some(libc::EPERM)) => "its group map is written already",
-                (_, Some(libc::EPERM)) => {
-                    "the map may be written already; else it takes CAP_SETUID or CAP_SETGID in the parent namespace, \
-                     or a single line of the caller's own id, for groups after setgroups was denied"
-                }
-                (_, Some(libc::EINVAL)) => "an outside id may be missing in the parent namespace",
-                _ => return Err(Error::io(&error, what())),
-            };
-            Err(Error::io(&error, what()).hint_is(hint))
-        }
-    }
-}
-
-/// The process's number in the procfs that `pid_dir` is of.
-fn pid_of(pid_dir: BorrowedFd<'_>) -> Result<u32> {
-    let line = read(pid_dir, "stat")?;
-    let digits = line.split(|byte| *byte == b' ').next().unwrap_or_default();
-    crate::id::decimal(digits)
-        .ok_or_else(|| Error::new(ErrorKind::Syntax, "stat of the process has no number"))
 }

@@ -1,9 +1,8 @@
-//! The raw calls of the parent side.
+//! The raw calls that are not part of a program: reading, setting for all threads, and the entries to the interpreter.
 #![expect(unsafe_code, reason = "this file holds the crate's raw calls")]
 
-use std::ffi::{CStr, c_int, c_long, c_void};
+use std::ffi::{CStr, c_int, c_long};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::time::{Duration, Instant};
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -25,7 +24,7 @@ fn last_errno() -> Errno {
 }
 
 /// `result` of a libc call, or its errno.
-fn check(result: c_long) -> Result<c_long, Errno> {
+pub(crate) fn check(result: c_long) -> Result<c_long, Errno> {
     if result < 0 { Err(last_errno()) } else { Ok(result) }
 }
 
@@ -160,189 +159,16 @@ pub(crate) fn own(fd: c_int) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
-/// A program to run, by descriptor, and what it gets.
-pub(crate) struct Exec<'a> {
-    pub(crate) program: BorrowedFd<'a>,
-    pub(crate) argv: &'a [&'a CStr],
-    pub(crate) envp: &'a [&'a CStr],
-    /// Like the other descriptors 3 or above.
-    pub(crate) stdin: BorrowedFd<'a>,
-    pub(crate) output: BorrowedFd<'a>,
+/// As a careless host does it.
+#[cfg(test)]
+pub(crate) fn ignore_sigchld() {
+    // SAFETY: no handler of Rust is set; the process of the test is its own.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
 }
 
-/// What the child on the borrowed memory reads and writes.
-struct ChildArgs {
-    program: c_int,
-    argv: *const *const libc::c_char,
-    envp: *const *const libc::c_char,
-    stdin: c_int,
-    output: c_int,
-    /// Left 0 by a child that executed.
-    errno: c_int,
-}
-
-/// Starts a program with exit signal 0 (no `SIGCHLD`, invisible to reapers of the host) and returns its pidfd.
-/// Outer error: no child. The child shares this process's memory until its exec, so a big host costs nothing.
-pub(crate) fn spawn(exec: &Exec<'_>) -> Result<OwnedFd, Errno> {
-    let pointers = |strings: &[&CStr]| -> Vec<*const libc::c_char> {
-        strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
-    };
-    let (argv, envp) = (pointers(exec.argv), pointers(exec.envp));
-    let mut args = ChildArgs {
-        program: exec.program.as_raw_fd(),
-        argv: argv.as_ptr(),
-        envp: envp.as_ptr(),
-        stdin: exec.stdin.as_raw_fd(),
-        output: exec.output.as_raw_fd(),
-        errno: 0,
-    };
-    let mut stack = vec![0u128; 4096];
-    let top = stack.as_mut_ptr_range().end.cast::<c_void>();
-    let mut pidfd: c_int = -1;
-
-    let all = u64::MAX;
-    let mut before = 0u64;
-    sigprocmask(&all, &mut before)?;
-    // No errno but the clone's is looked at afterwards, and the mask goes back whatever it says.
-    // SAFETY: CLONE_VFORK holds this thread until the child has executed or ended, so the stack, `args` and all that it
-    // points to outlive the child's use; `child` makes system calls only; all signals are blocked, so no handler of
-    // the host runs on the borrowed memory; the fifth argument receives the pidfd.
-    let result = unsafe {
-        libc::clone(
-            child,
-            top,
-            libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD,
-            (&raw mut args).cast(),
-            &raw mut pidfd,
-        )
-    };
-    let cloned = check(result.into());
-    sigprocmask(&before, &mut 0)?;
-    cloned?;
-    let pidfd = own(pidfd);
-    // SAFETY: `args` is alive and the child, which wrote to it, is past its use of it.
-    match unsafe { (&raw const args.errno).read_volatile() } {
-        0 => Ok(pidfd),
-        errno => {
-            wait(&pidfd, Duration::MAX)?;
-            Err(errno)
-        }
-    }
-}
-
-/// The child of [`spawn`]: raw system calls on the parent's memory.
-extern "C" fn child(args: *mut c_void) -> c_int {
-    let args = args.cast::<ChildArgs>();
-    // SAFETY: `spawn` keeps it alive until this child has executed or ended.
-    let args = unsafe { &mut *args };
-    // Handlers of the host must not be met once signals are let in again; SIG_DFL is all zero in the kernel's struct.
-    let default = [0u64; 4];
-    for signal in 1..=64 {
-        // SAFETY: 32 zero bytes are a valid struct of this call; KILL and STOP refuse, which is as good.
-        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), 0usize, 8usize) };
-    }
-    let result = [(args.stdin, 0), (args.output, 1), (args.output, 2)]
-        .into_iter()
-        .try_for_each(|(from, to)| {
-            // Never equal: the caller's descriptors lie above the standard three.
-            // SAFETY: numbers only.
-            check(unsafe { libc::syscall(libc::SYS_dup3, from, to, 0) }).map(drop)
-        })
-        .and_then(|()| {
-            // Descriptors of the host that lack CLOEXEC are none of the helper's business.
-            // SAFETY: numbers only; the program's descriptor stays usable until the exec.
-            check(unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) })
-        })
-        .and_then(|_| sigprocmask(&0, &mut 0))
-        .and_then(|()| {
-            let empty = c"".as_ptr();
-            // SAFETY: argv and envp are null-ended arrays of live C strings; the path is the empty C string.
-            check(unsafe {
-                libc::syscall(
-                    libc::SYS_execveat,
-                    args.program,
-                    empty,
-                    args.argv,
-                    args.envp,
-                    libc::AT_EMPTY_PATH,
-                )
-            })
-        });
-    args.errno = result.err().unwrap_or(libc::ENOEXEC);
-    // SAFETY: ends this process alone, running nothing of the host's.
-    unsafe { libc::syscall(libc::SYS_exit_group, 127) };
-    127
-}
-
-fn sigprocmask(new: &u64, old: &mut u64) -> Result<(), Errno> {
-    // SAFETY: both are live 8-byte masks, which is the size that the call is told.
-    check(unsafe {
-        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const *new, &raw mut *old, 8usize)
-    })
-    .map(drop)
-}
-
-/// How a child ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum End {
-    Exited(i32),
-    Signaled(i32),
-}
-
-/// Waits for a child of any exit signal; kills it when `timeout` is over and then answers `None`.
-pub(crate) fn wait(pidfd: &OwnedFd, timeout: Duration) -> Result<Option<End>, Errno> {
-    let deadline = Instant::now().checked_add(timeout);
-    let mut in_time = true;
-    loop {
-        let left = deadline.map_or(-1, |deadline| {
-            let left = deadline.saturating_duration_since(Instant::now());
-            c_int::try_from(left.as_millis() + 1).unwrap_or(c_int::MAX)
-        });
-        let mut poll = libc::pollfd { fd: pidfd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        // SAFETY: one live pollfd, and the count says one.
-        match check(unsafe { libc::poll(&raw mut poll, 1, left) }.into()) {
-            Ok(1..) => break,
-            Ok(_) if deadline.is_some_and(|deadline| Instant::now() >= deadline) => {
-                in_time = false;
-                // SAFETY: numbers and a null siginfo, which the call allows.
-                check(unsafe {
-                    libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), libc::SIGKILL, 0usize, 0u32)
-                })?;
-                break;
-            }
-            Ok(_) | Err(libc::EINTR) => {}
-            Err(errno) => return Err(errno),
-        }
-    }
-    loop {
-        // SAFETY: an all-zero siginfo_t is a valid value.
-        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
-        #[expect(clippy::cast_sign_loss, reason = "descriptors are not negative")]
-        // SAFETY: `info` is live; the flags are those of waitid(2), with __WALL for a child of exit signal 0.
-        let waited = check(
-            unsafe {
-                libc::waitid(
-                    libc::P_PIDFD,
-                    pidfd.as_raw_fd() as libc::id_t,
-                    &raw mut info,
-                    libc::WEXITED | libc::__WALL,
-                )
-            }
-            .into(),
-        );
-        match waited {
-            Ok(_) => {
-                // SAFETY: waitid has filled the fields of an ended child.
-                let status = unsafe { info.si_status() };
-                let end = if info.si_code == libc::CLD_EXITED {
-                    End::Exited(status)
-                } else {
-                    End::Signaled(status)
-                };
-                return Ok(in_time.then_some(end));
-            }
-            Err(libc::EINTR) => {}
-            Err(errno) => return Err(errno),
-        }
-    }
+/// As a careless host does it.
+#[cfg(test)]
+pub(crate) fn reap_any() {
+    // SAFETY: a null status is allowed.
+    unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) };
 }

@@ -27,31 +27,16 @@ impl ThreadCapabilities {
     pub fn current() -> Result<Self> {
         let [effective, permitted, inheritable] =
             sys::capget().map_err(|errno| Error::os(errno, "capget"))?.map(CapabilitySet::from_bits);
-        let mut bounding = 0;
+        // The kernel keeps the ambient set within these two, whose intersection is mostly empty.
         let mut ambient = 0;
-        for number in 0..64 {
-            // The kernel answers EINVAL above its last capability.
-            match sys::prctl(libc::PR_CAPBSET_READ, number, 0) {
-                Ok(0) => {}
-                Ok(_) => bounding |= 1 << number,
-                Err(libc::EINVAL) => break,
-                Err(errno) => return Err(Error::os(errno, format!("prctl(PR_CAPBSET_READ, {number})"))),
-            }
-            match sys::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_IS_SET as u64, number) {
-                Ok(0) => {}
-                Ok(_) => ambient |= 1 << number,
-                Err(errno) => {
-                    return Err(Error::os(errno, format!("prctl(PR_CAP_AMBIENT_IS_SET, {number})")));
-                }
-            }
+        for number in (permitted & inheritable).numbers() {
+            let question = libc::PR_CAP_AMBIENT_IS_SET as u64;
+            let answer = sys::prctl(libc::PR_CAP_AMBIENT, question, number.into())
+                .map_err(|errno| Error::os(errno, format!("prctl(PR_CAP_AMBIENT_IS_SET, {number})")))?;
+            ambient |= u64::from(answer != 0) << number;
         }
-        Ok(Self {
-            effective,
-            permitted,
-            inheritable,
-            bounding: CapabilitySet::from_bits(bounding),
-            ambient: CapabilitySet::from_bits(ambient),
-        })
+        let (_, bounding) = supported_and_bounding()?;
+        Ok(Self { effective, permitted, inheritable, bounding, ambient: CapabilitySet::from_bits(ambient) })
     }
 
     /// Those that the text of a `/proc/PID/status` shows.
@@ -88,14 +73,23 @@ impl CapabilitySet {
     /// [`ErrorKind::System`] if a filter refuses prctl(2).
     #[doc(alias = "cap_last_cap")]
     pub fn supported() -> Result<Self> {
-        let mut bits = 0;
-        for number in 0..64 {
-            match sys::prctl(libc::PR_CAPBSET_READ, number, 0) {
-                Ok(_) => bits |= 1 << number,
-                Err(libc::EINVAL) => break,
-                Err(errno) => return Err(Error::os(errno, format!("prctl(PR_CAPBSET_READ, {number})"))),
-            }
-        }
-        Ok(Self::from_bits(bits))
+        Ok(supported_and_bounding()?.0)
     }
+}
+
+/// What the kernel has, and what of it the calling thread's bounding set has.
+fn supported_and_bounding() -> Result<(CapabilitySet, CapabilitySet)> {
+    let (mut supported, mut bounding) = (0, 0);
+    for number in 0..64 {
+        match sys::prctl(libc::PR_CAPBSET_READ, number, 0) {
+            Ok(answer) => {
+                supported |= 1 << number;
+                bounding |= u64::from(answer != 0) << number;
+            }
+            // The kernel's answer above its last capability.
+            Err(libc::EINVAL) => break,
+            Err(errno) => return Err(Error::os(errno, format!("prctl(PR_CAPBSET_READ, {number})"))),
+        }
+    }
+    Ok((CapabilitySet::from_bits(supported), CapabilitySet::from_bits(bounding)))
 }

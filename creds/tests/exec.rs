@@ -6,11 +6,12 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{is_root, sys};
+use common::sys;
 use palisade_creds::{
     Capability, CapabilitySet, Credentials, ErrorKind, ExecFile, FileCapabilities, Gid, Identity, Securebits,
     ThreadCapabilities, Uid,
 };
+use palisade_testkit::{is_root, skip};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
@@ -90,9 +91,9 @@ fn states(held: CapabilitySet) -> impl Strategy<Value = Identity> {
 #[test]
 fn the_kernel_agrees_with_the_prediction() {
     if !is_root() {
-        skip!("root", "the states and files take capabilities");
+        skip!("the states and files take capabilities", needs = "root");
     }
-    let dir = tempfile::tempdir().expect("temporary directory");
+    let dir = palisade_testkit::temp_dir();
     let files = files(dir.path());
     let held = ThreadCapabilities::current().expect("readable").permitted;
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("/proc");
@@ -156,9 +157,9 @@ fn the_kernel_agrees_with_the_prediction() {
 #[test]
 fn a51_inheritable_file_bits_gain_nothing() {
     if !is_root() {
-        skip!("root", "the files take capabilities");
+        skip!("the files take capabilities", needs = "root");
     }
-    let dir = tempfile::tempdir().expect("temporary directory");
+    let dir = palisade_testkit::temp_dir();
     let path = files(dir.path()).into_iter().find(|path| path.ends_with("inheritable")).expect("in the list");
     let nobody = Identity::new().ids(Uid::NOBODY, Gid::NOBODY).capabilities(CapabilitySet::DOCKER);
     let prepared = nobody.allow_privilege_escalation(true).prepare().expect("root");
@@ -172,9 +173,9 @@ fn a51_inheritable_file_bits_gain_nothing() {
 #[test]
 fn nosuid_mounts_are_seen() {
     if !is_root() {
-        skip!("root", "the files take capabilities");
+        skip!("the files take capabilities", needs = "root");
     }
-    let dir = tempfile::tempdir().expect("temporary directory");
+    let dir = palisade_testkit::temp_dir();
     files(dir.path());
     let script = "mount --bind \"$0\" \"$0\" && mount -o remount,bind,nosuid \"$0\" && PALISADE_DIR=\"$0\" \"$1\" --exact inner_nosuid --ignored";
     let output = Command::new("unshare")
@@ -239,13 +240,13 @@ fn attributes_of_every_version_are_read() {
 #[test]
 fn setcap_and_this_crate_agree() {
     if !is_root() {
-        skip!("root", "setcap takes CAP_SETFCAP");
+        skip!("setcap takes CAP_SETFCAP", needs = "root");
     }
-    let dir = tempfile::tempdir().expect("temporary directory");
+    let dir = palisade_testkit::temp_dir();
     let path = dir.path().join("file");
     std::fs::copy("/bin/cat", &path).expect("copy");
     let status = Command::new("setcap").arg("cap_net_raw,cap_sys_time=ei cap_net_raw+p").arg(&path).status();
-    let Ok(status) = status else { skip!("setcap", "libcap's tools are not installed") };
+    let Ok(status) = status else { skip!("libcap's tools are not installed", needs = "setcap") };
     assert!(status.success());
     let read =
         FileCapabilities::of(std::fs::File::open(&path).expect("open")).expect("readable").expect("set");

@@ -4,6 +4,7 @@ mod common;
 
 use common::InNamespace;
 use palisade_creds::{ErrorKind, Gid, IdMap, IdRange, Maps, SubRange, Uid, write_maps};
+use palisade_testkit::{is_root, skip};
 use proptest::prelude::*;
 
 fn uid(raw: u32) -> Uid {
@@ -115,8 +116,8 @@ fn a_line_must_lie_in_one_line_of_the_parent() {
 /// The kernel is asked about each map as a text, and answers as this crate does.
 #[test]
 fn the_kernel_agrees_on_what_a_map_is() {
-    if !common::is_root() {
-        skip!("root", "ranges are the kernel's to judge only for root");
+    if !is_root() {
+        skip!("ranges are the kernel's to judge only for root", needs = "root");
     }
     let texts = [
         "0 0 1",

@@ -4,12 +4,13 @@ mod common;
 
 use std::process::Command;
 
-use common::{InNamespace, is_root, sys};
+use common::{InNamespace, sys};
 use palisade_creds::{
     Capability, CapabilityRequest, CapabilitySet, Credentials, ErrorKind, ExecFile, Gid, IdMap, Identity,
     Ids, Maps, PreparedIdentity, Securebits, ThreadCapabilities, Uid, UserDb, UserSpec, write_maps,
 };
 use palisade_sys::Step;
+use palisade_testkit::{is_root, skip};
 use proptest::prelude::*;
 
 fn gid(raw: u32) -> Gid {
@@ -40,7 +41,7 @@ fn status_of(identity: &PreparedIdentity) -> (String, Credentials) {
 #[test]
 fn docker_preset_has_dockers_masks() {
     if !is_root() {
-        skip!("root", "the preset takes capabilities");
+        skip!("the preset takes capabilities", needs = "root");
     }
     let cases = [
         (CapabilityRequest::new(), "00000000a80425fb"),
@@ -72,7 +73,7 @@ fn docker_preset_has_dockers_masks() {
 #[test]
 fn a_thread_drops_all_but_one_capability() {
     if !is_root() {
-        skip!("root", "there is a capability to keep");
+        skip!("there is a capability to keep", needs = "root");
     }
     let before = Credentials::current().expect("readable");
     in_thread(|| {
@@ -129,7 +130,7 @@ fn without_privilege() {
 #[test]
 fn a44_groups_are_the_ones_asked_for() {
     if !is_root() {
-        skip!("root", "groups are set with CAP_SETGID");
+        skip!("groups are set with CAP_SETGID", needs = "root");
     }
     in_thread(|| {
         let dirty = Identity::new().groups([gid(77), gid(5)]).capabilities(CapabilitySet::DOCKER);
@@ -151,7 +152,7 @@ fn a44_groups_are_the_ones_asked_for() {
 #[test]
 fn a51_a53_nothing_is_left_over() {
     if !is_root() {
-        skip!("root", "the dirty state takes capabilities");
+        skip!("the dirty state takes capabilities", needs = "root");
     }
     in_thread(|| {
         let set = CapabilitySet::DOCKER;
@@ -175,7 +176,7 @@ fn a51_a53_nothing_is_left_over() {
 #[test]
 fn ambient_capabilities_last_through_exec_of_any_user() {
     if !is_root() {
-        skip!("root", "there are capabilities to keep");
+        skip!("there are capabilities to keep", needs = "root");
     }
     let kept = CapabilitySet::of(&[Capability::NetBindService, Capability::Kill]);
     let identity =
@@ -190,7 +191,7 @@ fn ambient_capabilities_last_through_exec_of_any_user() {
 #[test]
 fn securebits_are_set_and_locked() {
     if !is_root() {
-        skip!("root", "securebits take CAP_SETPCAP");
+        skip!("securebits take CAP_SETPCAP", needs = "root");
     }
     in_thread(|| {
         let setpcap = Capability::Setpcap;
@@ -225,7 +226,7 @@ fn securebits_are_set_and_locked() {
 #[test]
 fn a55_a_refused_call_stops_everything() {
     if !is_root() {
-        skip!("root", "the fault is a filter without no_new_privs");
+        skip!("the fault is a filter without no_new_privs", needs = "root");
     }
     let prctl = |option: i32| (libc::SYS_prctl, Some(option as u32));
     let calls = [
@@ -246,7 +247,7 @@ fn a55_a_refused_call_stops_everything() {
         .securebits(Securebits::NOROOT)
         .new_session_keyring(true);
     let prepared = identity.prepare().expect("root");
-    let dir = tempfile::tempdir().expect("temporary directory");
+    let dir = palisade_testkit::temp_dir();
     std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).expect("chmod");
     let mark = dir.path().join("ran");
     for (step, (call, first)) in calls {
@@ -355,10 +356,10 @@ fn a70_session_keys_are_out_of_reach() {
             Identity::new().capability_sets(now).new_session_keyring(true).allow_privilege_escalation(true)
         };
         if let Err(error) = keep().prepare().expect("own capabilities").apply_to_thread() {
-            skip!("keyring", error);
+            skip!(error, needs = "keyring");
         }
         if let Err(error) = sys::add_session_key(c"palisade-secret", b"secret") {
-            skip!("keyring", error);
+            skip!(error, needs = "keyring");
         }
         sys::find_session_key(c"palisade-secret").expect("in this session");
         in_thread(|| {
@@ -387,13 +388,13 @@ fn inner(test: &str, command: &mut Command) {
 #[test]
 fn a_threaded_program_becomes_nobody() {
     if !is_root() {
-        skip!("root", "there is somebody to become");
+        skip!("there is somebody to become", needs = "root");
     }
     inner("inner_threaded", Command::new("env").arg("--"));
 }
 
 #[test]
-#[ignore = "changes its whole process; run by the test above"]
+#[ignore = "run by the test above, as it changes its whole process"]
 fn inner_threaded() {
     let (go, ready) = (std::sync::Barrier::new(4), std::sync::Barrier::new(4));
     std::thread::scope(|scope| {
@@ -462,7 +463,7 @@ fn inner_namespace() {
 #[test]
 fn in_a_user_namespace_with_ranges() {
     if !is_root() {
-        skip!("root", "ranges take CAP_SETUID");
+        skip!("ranges take CAP_SETUID", needs = "root");
     }
     let map: IdMap = "0 0 1\n1 100000 65535".parse().expect("a map");
     let mut namespace = InNamespace::new();

@@ -6,11 +6,12 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
-use common::{InNamespace, is_root};
+use common::InNamespace;
 use palisade_creds::{
     Credentials, ErrorKind, Gid, IdMap, Identity, Ids, Maps, Setgroups, SubIds, Uid, read_maps, write_maps,
 };
 use palisade_sys::{Fd, OpenHow, Program};
+use palisade_testkit::{is_root, skip};
 
 fn own() -> (Uid, Gid) {
     let metadata = std::fs::metadata("/proc/self").expect("/proc");
@@ -45,7 +46,7 @@ fn a43_own_id_alone_with_setgroups_denied() {
 #[test]
 fn a43_group_map_before_deny_is_refused() {
     if is_root() {
-        skip!("user", "root may write a group map with setgroups allowed");
+        skip!("root may write a group map with setgroups allowed", needs = "user");
     }
     let (uid, gid) = own();
     let maps = Maps::new(IdMap::single(Uid::ROOT, uid), IdMap::single(Gid::ROOT, gid));
@@ -60,7 +61,7 @@ fn a43_group_map_before_deny_is_refused() {
 #[test]
 fn ranges_by_root() {
     if !is_root() {
-        skip!("root", "ranges take CAP_SETUID");
+        skip!("ranges take CAP_SETUID", needs = "root");
     }
     let ranges: IdMap = "0 100000 1000\n1000 0 1\n1001 101000 5".parse().expect("a map");
     let maps = Maps::new(ranges.clone(), ranges);
@@ -79,7 +80,7 @@ fn ranges_by_root() {
 #[test]
 fn nested_namespaces_compose() {
     if !is_root() {
-        skip!("root", "ranges take CAP_SETUID");
+        skip!("ranges take CAP_SETUID", needs = "root");
     }
     let outer: IdMap = "0 0 1\n1 100000 1000".parse().expect("a map");
     let inner: IdMap = "0 501 10\n10 0 1".parse().expect("a map");
@@ -114,7 +115,7 @@ fn docker_remap_is_seen_from_outside() {
     let error = Maps::remapped(thousand, &delegated, &delegated).expect_err("no such line");
     assert_eq!(error.kind(), ErrorKind::NotDelegated);
     if !is_root() {
-        skip!("root", "ranges take CAP_SETUID");
+        skip!("ranges take CAP_SETUID", needs = "root");
     }
     let mut namespace = InNamespace::new();
     maps.prepare().expect("root").apply(namespace.pid_dir().as_fd()).expect("written");
@@ -161,7 +162,7 @@ fn inner_unmapped() {
 
 #[test]
 fn only_procfs_is_written_to() {
-    let dir = tempfile::tempdir().expect("temporary directory");
+    let dir = palisade_testkit::temp_dir();
     std::fs::write(dir.path().join("uid_map"), "").expect("write");
     let open = std::fs::File::open(dir.path()).expect("open");
     let error =
@@ -173,7 +174,7 @@ fn only_procfs_is_written_to() {
 /// Something mounted over the file, as a hostile /proc would have it, is not written to.
 #[test]
 fn a_file_mounted_over_a_map_is_not_written_to() {
-    let dir = tempfile::tempdir().expect("temporary directory");
+    let dir = palisade_testkit::temp_dir();
     let decoy = dir.path().join("decoy");
     std::fs::write(&decoy, "").expect("write");
     let script = "sleep 60 & mount --bind \"$0\" /proc/$!/gid_map && \"$1\" --exact inner_mounted_over --ignored --nocapture; \
@@ -205,12 +206,12 @@ fn inner_mounted_over() {
 #[test]
 fn delegated_ranges_by_the_helpers() {
     if !is_root() {
-        skip!("root", "the test makes its own /etc/subuid");
+        skip!("the test makes its own /etc/subuid", needs = "root");
     }
     if !std::path::Path::new("/usr/bin/newuidmap").exists() {
-        skip!("uidmap", "newuidmap is not installed");
+        skip!("newuidmap is not installed", needs = "uidmap");
     }
-    let dir = tempfile::tempdir().expect("temporary directory");
+    let dir = palisade_testkit::temp_dir();
     std::fs::write(dir.path().join("subids"), "nobody:100000:1000\n65534:300000:500\n").expect("write");
     let script = "mount --bind \"$0\" /etc/subuid && mount --bind \"$0\" /etc/subgid && \
                   exec setpriv --reuid 65534 --regid 65534 --clear-groups \"$1\" --ignored --exact inner_helpers --nocapture";
@@ -256,7 +257,7 @@ fn inner_helpers() {
 #[test]
 fn helpers_need_a_thread_without_no_new_privs() {
     if !std::path::Path::new("/usr/bin/newuidmap").exists() {
-        skip!("uidmap", "newuidmap is not installed");
+        skip!("newuidmap is not installed", needs = "uidmap");
     }
     std::thread::scope(|scope| {
         let body = || {

@@ -80,7 +80,7 @@ fn free_ranges_are_the_lowest() {
 /// A117 for these files: what is no plain, small file is an error; what is missing delegates nothing.
 #[test]
 fn a117_odd_files_are_refused() {
-    let dir = tempfile::tempdir().expect("temporary directory");
+    let dir = palisade_testkit::temp_dir();
     let path = |name: &str| dir.path().join(name);
     assert_eq!(SubIds::read(path("missing")).expect("as empty"), SubIds::default());
     let large = std::fs::File::create(path("sparse")).expect("create");

@@ -132,6 +132,15 @@ fn a117_a_bad_line_is_never_root() {
     assert_eq!(error.kind(), ErrorKind::BadEntry);
 }
 
+/// What kubelet has to know before anything can be looked up: is the user a number?
+#[test]
+fn a_specification_tells_what_it_holds() {
+    let spec = |text: &str| text.parse::<UserSpec>().expect(text);
+    assert_eq!((spec("1000:audio").uid(), spec("1000").user_name()), (Uid::new(1000), None));
+    assert_eq!((spec("alice:5").uid(), spec("alice:5").user_name()), (None, Some("alice".as_ref())));
+    assert_eq!((spec("").uid(), spec(":5").user_name()), (None, None));
+}
+
 #[test]
 fn missing_files_are_empty() {
     let none = UserDb::default();
@@ -166,7 +175,7 @@ fn entries_are_listed_in_order() {
 /// A117: files of a hostile root, read without following a link out of it, waiting, or reading for ever.
 #[test]
 fn a117_hostile_files_of_a_root() {
-    let dir = tempfile::tempdir().expect("temporary directory");
+    let dir = palisade_testkit::temp_dir();
     let etc = dir.path().join("etc");
     let open = || UserDb::open_in(std::fs::File::open(dir.path()).expect("root"));
     assert_eq!(open().expect("no /etc at all"), UserDb::default());

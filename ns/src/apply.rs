@@ -22,6 +22,11 @@ impl Prepared {
         Self { program, descriptors }
     }
 
+    /// Another program with the same descriptors.
+    pub(crate) fn with_program(self, program: Program) -> Self {
+        Self { program, ..self }
+    }
+
     /// The system calls.
     pub fn program(&self) -> &Program {
         &self.program
@@ -52,7 +57,10 @@ impl Prepared {
     /// [`ErrorKind::MultiThreaded`] where the kernel does not do it for one thread of several: user and time
     /// namespaces, and joining a mount namespace while the current directory is shared. Otherwise the call that failed.
     pub fn run_in_thread(&self) -> Result<()> {
-        sys::run(&mut self.program.image()).map_err(|fault| explain(&self.program.explain(fault)))
+        let mut image = self.program.image();
+        let outcome = sys::run(&mut image);
+        sys::close_all(self.program.open_descriptors(&image));
+        outcome.map_err(|fault| explain(&self.program.explain(fault)))
     }
 
     /// Has the children of `command` run it between fork and exec. `spawn` returns the errno of a call that failed.
@@ -67,7 +75,7 @@ impl Prepared {
 }
 
 /// An error with the reasons that the errno has for that call.
-fn explain(fault: &Explained) -> Error {
+pub(crate) fn explain(fault: &Explained) -> Error {
     let error = Error::fault(fault);
     let user = fault.call.contains("CLONE_NEWUSER");
     match (fault.call.split('(').next().unwrap_or_default(), fault.errno) {

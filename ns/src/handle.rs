@@ -72,8 +72,11 @@ pub struct AnyNs {
     id: NsId,
 }
 
-/// Descriptor numbers of the requests on a pidfd, in the order of [`Namespace::ALL`].
+/// Numbers of the requests on a pidfd, in the order of [`Namespace::ALL`].
 const PIDFD_REQUEST: [u8; 8] = [3, 10, 2, 9, 5, 4, 1, 7];
+
+const NEEDS_PTRACE: &str =
+    "the caller needs ptrace access to the process: the same user and a superset of its capabilities";
 
 impl AnyNs {
     /// The calling thread's own.
@@ -116,14 +119,14 @@ impl AnyNs {
         let file = open(Path::new(&path)).map_err(|e| {
             let error = Error::io(&e, format!("open {path}"));
             match e.raw_os_error() {
-                Some(libc::ENOENT) if !Path::new("/proc/self/ns").exists() => error.kind_is(ErrorKind::NoProc),
+                Some(libc::ENOENT) if !Path::new("/proc/self/ns").exists() => {
+                    error.kind_is(ErrorKind::NoProc)
+                }
                 Some(libc::ENOENT) if kind.available().is_ok_and(|available| !available) => {
                     error.kind_is(ErrorKind::Unsupported)
                 }
                 Some(libc::ENOENT | libc::ESRCH) => error.kind_is(ErrorKind::Gone),
-                Some(libc::EACCES | libc::EPERM) => error.hint_is(
-                    "the caller needs ptrace access to the process: the same user and a superset of its capabilities",
-                ),
+                Some(libc::EACCES | libc::EPERM) => error.hint_is(NEEDS_PTRACE),
                 _ => error,
             }
         })?;
@@ -138,19 +141,22 @@ impl AnyNs {
     /// [`ErrorKind::Gone`] if the process has ended; else as for [`AnyNs::of_process`].
     pub fn of_pidfd(pidfd: impl AsFd, kind: Namespace) -> Result<Self> {
         let pidfd = pidfd.as_fd();
-        // The file of a pidfd tells its number; one of a device, whose ioctls could do anything, does not.
-        let pid = pid_of(pidfd)?;
+        if !sys::is_pidfs(pidfd).map_err(|e| Error::io(&e, "looking at a pidfd"))? {
+            return Self::of_pidfd_by_proc(pidfd, pid_of(pidfd)?, kind);
+        }
         match sys::pidfd_namespace(pidfd, PIDFD_REQUEST[kind as usize]) {
             Ok(fd) => Self::of_kind(fd, kind, "the namespace of a pidfd"),
-            Err(e) if e.raw_os_error() == Some(libc::ENOTTY) => Self::of_pidfd_by_proc(pidfd, pid, kind),
-            Err(e) => {
-                let error = Error::io(&e, format!("{kind} namespace of the pidfd of process {pid}"));
-                Err(if e.raw_os_error() == Some(libc::EOPNOTSUPP) {
-                    error.kind_is(ErrorKind::Unsupported)
-                } else {
-                    error
-                })
-            }
+            Err(e) => match e.raw_os_error() {
+                Some(libc::ENOTTY) => Self::of_pidfd_by_proc(pidfd, pid_of(pidfd)?, kind),
+                errno => {
+                    let error = Error::io(&e, format!("{kind} namespace of the process of a pidfd"));
+                    Err(match errno {
+                        Some(libc::EOPNOTSUPP) => error.kind_is(ErrorKind::Unsupported),
+                        Some(libc::EPERM | libc::EACCES) => error.hint_is(NEEDS_PTRACE),
+                        _ => error,
+                    })
+                }
+            },
         }
     }
 
@@ -214,7 +220,7 @@ impl AnyNs {
 
     /// The user namespace that owns it: capabilities in that one give power over this one. `None` where that is
     /// outside the caller's view: not the caller's own user namespace nor one below it. For a user namespace, its
-    /// parent. Since Linux 4.9.
+    /// parent. Since Linux 4.9. [ioctl_nsfs(2)](https://man7.org/linux/man-pages/man2/ioctl_nsfs.2.html)
     ///
     /// # Errors
     /// None is known.
@@ -306,6 +312,17 @@ impl fmt::Debug for AnyNs {
 /// assert_eq!(net, Ns::of_process(std::process::id())?);
 /// println!("{net}, owned by {:?}", net.owner()?); // net:[4026531840], owned by …
 /// # Ok::<(), palisade_ns::Error>(())
+/// ```
+///
+/// What another kind has not got does not compile: only user and pid namespaces have parents, only user namespaces uids.
+///
+/// ```compile_fail
+/// # use palisade_ns::{Ns, kind};
+/// Ns::<kind::Net>::current().unwrap().parent();
+/// ```
+/// ```compile_fail
+/// # use palisade_ns::{Ns, kind};
+/// let user: Ns<kind::User> = Ns::<kind::Net>::current().unwrap();
 /// ```
 pub struct Ns<K> {
     any: AnyNs,
@@ -478,5 +495,33 @@ impl<K> fmt::Display for Ns<K> {
 impl<K> fmt::Debug for Ns<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Ns({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The way of kernels before 6.11 finds the same.
+    #[test]
+    fn a_pidfd_by_proc() {
+        let pidfd = crate::pidfd_open(std::process::id()).unwrap();
+        let pid = pid_of(pidfd.as_fd()).unwrap();
+        assert_eq!(pid, std::process::id());
+        for kind in Namespace::ALL {
+            let namespace = AnyNs::of_pidfd_by_proc(pidfd.as_fd(), pid, kind).unwrap();
+            assert_eq!(namespace, AnyNs::current(kind).unwrap());
+        }
+    }
+
+    /// A number that went to another process is noticed: the pidfd's own has ended.
+    #[test]
+    fn a_pidfd_by_proc_of_an_ended_process() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pidfd = crate::pidfd_open(child.id()).unwrap();
+        child.wait().unwrap();
+        let reused = std::process::id();
+        let error = AnyNs::of_pidfd_by_proc(pidfd.as_fd(), reused, Namespace::Net).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Gone);
     }
 }

@@ -46,6 +46,8 @@ pub fn pidfd_open(pid: u32) -> Result<OwnedFd> {
 /// # What it does not change
 /// A joined **pid** namespace is that of later children, not of the caller. Joining a **mount** namespace sets root and
 /// current directory to its root. Environment, cgroup, ids and open files stay those of the caller.
+///
+/// [setns(2)](https://man7.org/linux/man-pages/man2/setns.2.html)
 #[derive(Clone, Debug, Default)]
 #[doc(alias = "setns")]
 #[doc(alias = "nsenter")]
@@ -227,7 +229,15 @@ impl PreparedJoin {
     }
 
     /// [`Prepared::pre_exec`].
+    ///
+    /// Until its exec the child has a copy of this process's memory. It is made undumpable before it joins, so that
+    /// a process inside that has `CAP_SYS_PTRACE` there cannot read it (CVE-2016-9962); the exec ends that.
     pub fn pre_exec<'a>(&self, command: &'a mut Command) -> &'a mut Command {
-        self.here().pre_exec(command)
+        let here = self.here();
+        let mut p = Program::new();
+        p.at(Step::Join, "");
+        p.prctl(libc::PR_SET_DUMPABLE, [0; 4]);
+        p.append(here.program());
+        here.with_program(p).pre_exec(command)
     }
 }

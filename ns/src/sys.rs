@@ -2,9 +2,11 @@
 #![expect(unsafe_code, reason = "this file holds the crate's raw calls")]
 
 use std::ffi::{CStr, c_int, c_long};
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::net::Shutdown;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
@@ -50,15 +52,27 @@ pub(crate) fn uname() -> Result<Uname> {
     Ok(Uname { nodename: text(&names.nodename), domainname: text(&names.domainname) })
 }
 
+/// `statfs.f_type` of pidfds, since Linux 6.9.
+const PIDFS_MAGIC: u64 = 0x5049_4446;
+
 /// Whether the file is one of nsfs, so that its ioctls mean what we think.
 pub(crate) fn is_nsfs(file: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(file_system(file)? == NSFS_MAGIC)
+}
+
+/// Whether the file is a pidfd that is asked by ioctls.
+pub(crate) fn is_pidfs(file: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(file_system(file)? == PIDFS_MAGIC)
+}
+
+fn file_system(file: BorrowedFd<'_>) -> io::Result<u64> {
     let mut stat = MaybeUninit::<libc::statfs>::zeroed();
     // SAFETY: the place is as large as what fstatfs(2) writes.
     let result = unsafe { libc::fstatfs(file.as_raw_fd(), stat.as_mut_ptr()) };
     check(result.into())?;
     // SAFETY: the struct is integers: zeros and what fstatfs wrote.
     let stat = unsafe { stat.assume_init() };
-    Ok(stat.f_type as u64 == NSFS_MAGIC)
+    Ok(stat.f_type as u64)
 }
 
 /// The `CLONE_NEW*` value of a file of nsfs.
@@ -102,8 +116,8 @@ pub(crate) fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
 pub(crate) fn pidfd_namespace(pidfd: BorrowedFd<'_>, n: u8) -> io::Result<OwnedFd> {
     const PIDFS_IOCTL_MAGIC: u32 = 0xff;
     let request = libc::_IO(PIDFS_IOCTL_MAGIC, n.into());
-    // SAFETY: these requests take no pointer and return a new close-on-exec descriptor. (On a file that is no pidfd
-    // the number means nothing to the kernel's other file systems; devices are excluded by the caller's check.)
+    // SAFETY: on a file of pidfs, as the caller has seen it is, these requests take no pointer and return a new
+    // close-on-exec descriptor.
     let result = unsafe { libc::ioctl(pidfd.as_raw_fd(), request, 0) };
     own(result.into())
 }
@@ -125,6 +139,14 @@ pub(crate) fn run(image: &mut Image) -> std::result::Result<(), Fault> {
     // SAFETY: only programs of this crate get here. They open files of /proc, close what they opened, and change the
     // thread's namespaces and what is in them: no memory, no descriptor of the caller.
     unsafe { image.run() }
+}
+
+/// Closes what a program opened in this process and, since it failed, did not close.
+pub(crate) fn close_all(descriptors: Vec<RawFd>) {
+    for fd in descriptors {
+        // SAFETY: calls of the program returned these descriptors, and nobody else has been told of them.
+        drop(unsafe { OwnedFd::from_raw_fd(fd) });
+    }
 }
 
 /// Has the child of `command` run a fresh copy of `image` between fork and exec. `keep` lives as long as the command.
@@ -163,4 +185,103 @@ pub(crate) fn detach(path: &CStr) -> io::Result<()> {
     // SAFETY: the path is a C string that lives over the call.
     let result = unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH | libc::UMOUNT_NOFOLLOW) };
     check(result.into()).map(drop)
+}
+
+/// A child of this process that has run a program and keeps what it made until this is dropped or the thread ends.
+pub(crate) struct Holder {
+    socket: UnixStream,
+    pidfd: OwnedFd,
+    pid: u32,
+}
+
+/// Beyond the 32 bits of libc's constant.
+const CLONE_CLEAR_SIGHAND: u64 = 1 << 32;
+
+/// What a child reports that ran its program to the end.
+const RAN: Fault = Fault { index: u32::MAX, errno: 0, bit: 0 };
+
+/// Forks such a child. Its end sends no SIGCHLD, and only [`Holder::end`] waits for it: neither a reaper of the host
+/// program nor an ignored SIGCHLD comes between.
+pub(crate) fn hold(image: &mut Image) -> io::Result<Holder> {
+    let (socket, childs) = UnixStream::pair()?;
+    let mut pidfd: c_int = -1;
+    let args = libc::clone_args {
+        flags: libc::CLONE_PIDFD as u64 | CLONE_CLEAR_SIGHAND,
+        pidfd: (&raw mut pidfd) as u64,
+        child_tid: 0,
+        parent_tid: 0,
+        exit_signal: 0,
+        stack: 0,
+        stack_size: 0,
+        tls: 0,
+        set_tid: 0,
+        set_tid_size: 0,
+        cgroup: 0,
+    };
+    // SAFETY: without CLONE_VM the child has its own copy of this memory; the arguments live over the call.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of_val(&args)) };
+    if pid == 0 {
+        in_child(image, &childs);
+    }
+    let pid = check(pid)? as u32;
+    Ok(Holder { socket, pidfd: own(pidfd.into())?, pid })
+}
+
+/// Runs the program, reports, waits for the parent. Makes system calls only: the process was forked from one that may
+/// have threads.
+fn in_child(image: &mut Image, mut socket: &UnixStream) -> ! {
+    let outcome = run(image).err().unwrap_or(RAN);
+    let words = [outcome.index, outcome.errno as u32, outcome.bit].map(u32::to_ne_bytes);
+    // After the program, since a change of credentials would undo it. Sent by the end of the thread that forked.
+    // SAFETY: takes numbers.
+    let armed = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    let told = words.iter().try_for_each(|word| socket.write_all(word));
+    if armed == 0 && told.is_ok() {
+        // Until the parent closes its end; an error says no less that it is over.
+        drop(socket.read(&mut [0]));
+    }
+    // SAFETY: ends the child without running what the parent has registered for its own exit.
+    unsafe { libc::_exit(0) }
+}
+
+impl Holder {
+    /// The child's pid, once its program has run; or where that stopped.
+    pub(crate) fn started(&mut self) -> io::Result<std::result::Result<u32, Fault>> {
+        let mut words = [[0; 4]; 3];
+        for word in &mut words {
+            self.socket.read_exact(word)?;
+        }
+        let [index, errno, bit] = words.map(u32::from_ne_bytes);
+        let outcome = Fault { index, errno: errno as i32, bit };
+        Ok(if outcome == RAN { Ok(self.pid) } else { Err(outcome) })
+    }
+
+    /// Ends and reaps the child.
+    pub(crate) fn end(&mut self) -> io::Result<()> {
+        match self.socket.shutdown(Shutdown::Both) {
+            // It has ended by itself.
+            Err(e) if e.kind() != io::ErrorKind::NotConnected => return Err(e),
+            _ => {}
+        }
+        let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+        let options = libc::WEXITED | libc::__WALL;
+        loop {
+            let pidfd = self.pidfd.as_raw_fd() as libc::id_t;
+            // SAFETY: the place is as large as what waitid(2) writes.
+            let result = unsafe { libc::waitid(libc::P_PIDFD, pidfd, info.as_mut_ptr(), options) };
+            match check(result.into()) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                // Reaped before.
+                Err(e) if e.raw_os_error() == Some(libc::ECHILD) => return Ok(()),
+                other => return other.map(drop),
+            }
+        }
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        // Fails only where the descriptors are not what they were: no child of ours is left then either.
+        drop(self.end());
+    }
 }

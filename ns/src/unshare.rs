@@ -61,6 +61,10 @@ impl Unshare {
         Self { kinds: kinds.into(), ..Self::default() }
     }
 
+    pub(crate) fn kinds(&self) -> Namespaces {
+        self.kinds
+    }
+
     /// Sets the host name in the new uts namespace.
     #[must_use]
     pub fn hostname(self, name: Hostname) -> Self {

@@ -1,6 +1,7 @@
 //! Small total readers of the kernel's text formats. Nothing here indexes past an end, overflows or panics.
 
 use std::ffi::{OsStr, OsString};
+use std::io::BufRead;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use crate::Error;
@@ -26,11 +27,11 @@ impl At {
     }
 
     pub(crate) fn hex(self, field: &'static str, b: &[u8]) -> Result<u64, Error> {
-        radix(b, 16).ok_or_else(|| self.bad(field, b))
+        radix::<16>(b).ok_or_else(|| self.bad(field, b))
     }
 
     pub(crate) fn octal(self, field: &'static str, b: &[u8]) -> Result<u32, Error> {
-        radix(b, 8).and_then(|n| n.try_into().ok()).ok_or_else(|| self.bad(field, b))
+        radix::<8>(b).and_then(|n| n.try_into().ok()).ok_or_else(|| self.bad(field, b))
     }
 
     /// `123 kB` as bytes.
@@ -77,13 +78,24 @@ impl At {
 }
 
 /// The lines of a file with the position of each, counted from 1. A last line without its newline is one too.
-pub(crate) fn lines<'a>(file: &'static str, b: &'a [u8]) -> impl Iterator<Item = (At, &'a [u8])> {
-    let b = b.strip_suffix(b"\n").unwrap_or(b);
-    let empty = b.is_empty();
-    b.split(|c| *c == b'\n')
-        .enumerate()
-        .filter(move |_| !empty)
-        .map(move |(i, l)| (At { file, line: u32::try_from(i + 1).unwrap_or(u32::MAX) }, l))
+pub(crate) fn lines<'a>(file: &'static str, mut rest: &'a [u8]) -> impl Iterator<Item = (At, &'a [u8])> {
+    let mut line = 0u32;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let (this, after) = split_at(rest, b'\n').unwrap_or((rest, b""));
+        rest = after;
+        line = line.saturating_add(1);
+        Some((At { file, line }, this))
+    })
+}
+
+/// Where a byte stands first. The one door to std's memchr, which is many times faster than looking byte by byte: half
+/// of the time that a listing of all processes spends outside of the kernel is finding ends of lines.
+fn find(b: &[u8], byte: u8) -> Option<usize> {
+    let through = (&mut &*b).skip_until(byte).ok()?;
+    through.checked_sub(1).filter(|at| b.get(*at) == Some(&byte))
 }
 
 /// The words of a line, between any number of blanks and tabs.
@@ -101,13 +113,13 @@ pub(crate) fn key_value(b: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 pub(crate) fn split_at(b: &[u8], sep: u8) -> Option<(&[u8], &[u8])> {
-    let at = b.iter().position(|c| *c == sep)?;
+    let at = find(b, sep)?;
     Some((b.get(..at)?, b.get(at + 1..)?))
 }
 
 /// Digits only: no sign, no blanks, no empty text, nothing above 2^64-1.
 pub(crate) fn dec(b: &[u8]) -> Option<u64> {
-    radix(b, 10)
+    radix::<10>(b)
 }
 
 pub(crate) fn signed(b: &[u8]) -> Option<i64> {
@@ -117,13 +129,13 @@ pub(crate) fn signed(b: &[u8]) -> Option<i64> {
     }
 }
 
-pub(crate) fn radix(b: &[u8], radix: u32) -> Option<u64> {
+fn radix<const RADIX: u32>(b: &[u8]) -> Option<u64> {
     if b.is_empty() {
         return None;
     }
     b.iter().try_fold(0u64, |n, c| {
-        let digit = char::from(*c).to_digit(radix)?;
-        n.checked_mul(u64::from(radix))?.checked_add(u64::from(digit))
+        let digit = char::from(*c).to_digit(RADIX)?;
+        n.checked_mul(u64::from(RADIX))?.checked_add(u64::from(digit))
     })
 }
 
@@ -134,11 +146,14 @@ pub(crate) fn os(b: &[u8]) -> OsString {
 /// `\ooo` to the byte it stands for, as in mountinfo, mounts and maps. A backslash that does not begin such an escape
 /// stays what it is.
 pub(crate) fn unescape_octal(b: &[u8]) -> OsString {
+    if find(b, b'\\').is_none() {
+        return os(b);
+    }
     let mut out = Vec::with_capacity(b.len());
     let mut rest = b;
     while let Some((first, tail)) = rest.split_first() {
         let escaped = match (first, tail.get(..3)) {
-            (b'\\', Some(digits)) => radix(digits, 8).and_then(|n| u8::try_from(n).ok()),
+            (b'\\', Some(digits)) => radix::<8>(digits).and_then(|n| u8::try_from(n).ok()),
             _ => None,
         };
         match escaped {

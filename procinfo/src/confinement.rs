@@ -1,6 +1,8 @@
 use std::ffi::OsString;
+use std::fmt;
 use std::path::PathBuf;
 
+use crate::strings::printable;
 use crate::{
     Cgroups, Descriptor, Error, FileIdentity, IdMap, Limits, Mounts, Namespaces, Process, Setgroups, Status,
 };
@@ -78,5 +80,39 @@ impl Confinement {
             label: process.attr("current"),
             oom_score_adj: process.oom_score_adj(),
         }
+    }
+}
+
+/// What it may do and where it is, a line each; a part that could not be read says why.
+impl fmt::Display for Confinement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.status {
+            Err(e) => write!(f, "status: {e}")?,
+            Ok(s) => {
+                let seccomp = s.seccomp.map_or_else(|| "not in this kernel".to_owned(), |m| m.to_string());
+                let filters = s.seccomp_filters.map_or_else(String::new, |n| format!(" ({n} filters)"));
+                writeln!(f, "{} {}", self.pid, printable(&s.name))?;
+                writeln!(f, "uid {} gid {} groups {:?}", s.uid.effective, s.gid.effective, s.groups)?;
+                writeln!(f, "{}", s.capabilities)?;
+                write!(f, "no_new_privs {}, seccomp {seccomp}{filters}", s.no_new_privs)?;
+            }
+        }
+        for (kind, id) in self.namespaces.iter() {
+            match id {
+                Ok(id) => write!(f, "\n{kind}:[{}]", id.inode)?,
+                Err(e) => write!(f, "\n{kind}: {e}")?,
+            }
+        }
+        let counted = [
+            ("mounts", self.mounts.as_ref().map(|m| m.mounts.len())),
+            ("descriptors", self.descriptors.as_ref().map(Vec::len)),
+        ];
+        for (what, count) in counted {
+            match count {
+                Ok(n) => write!(f, "\n{n} {what}")?,
+                Err(e) => write!(f, "\n{what}: {e}")?,
+            }
+        }
+        Ok(())
     }
 }

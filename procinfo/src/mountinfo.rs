@@ -133,11 +133,13 @@ impl Mount {
         }
         let fs_type = unescape_octal(at.next("file system type", &mut f)?);
         let source = unescape_octal(at.next("source", &mut f)?);
-        let rest: Vec<&[u8]> = f.collect();
-        if rest.is_empty() {
-            return Err(at.bad("super options", line));
+        // All of the rest: some file systems do not escape the blanks in their options.
+        let mut super_options = at.next("super options", &mut f)?.to_vec();
+        for more in f {
+            super_options.push(b' ');
+            super_options.extend(more);
         }
-        let super_options = unescape_octal(&rest.join(&b' '));
+        let super_options = unescape_octal(&super_options);
         Ok(Self {
             id,
             parent,

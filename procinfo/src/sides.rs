@@ -33,8 +33,10 @@ pub struct Sides {
 pub struct Mapped {
     /// In the reader's numbering.
     pub host: Ids,
-    /// In the process's. `None`: that id has no number there.
-    pub inside: [Option<u32>; 4],
+    /// In the process's: real, effective, saved, file system; `None` for one that has no number there. As a whole
+    /// `None` if it may not be seen whether the process is in the reader's user namespace: its map is then to be read
+    /// in one of two ways.
+    pub inside: Option<[Option<u32>; 4]>,
 }
 
 impl Sides {
@@ -51,13 +53,18 @@ impl Sides {
         let mine = root.myself()?.namespaces();
         let theirs = process.namespaces();
         let (differing, unknown) = mine.differing(&theirs);
-        let same_user = !differing.contains(&NamespaceKind::User) && !unknown.contains(&NamespaceKind::User);
-        let map = |map: Result<IdMap, Error>| map.map(|m| if same_user { None } else { Some(m) });
+        let relation = if unknown.contains(&NamespaceKind::User) {
+            Relation::Unknown
+        } else if differing.contains(&NamespaceKind::User) {
+            Relation::Other
+        } else {
+            Relation::Same
+        };
         let host = process.cgroup().and_then(|c| unified(process, c.unified().map(PathBuf::from)));
         Ok(Self {
             pids: pids(&status),
-            uids: Mapped::new(status.uid, map(process.uid_map())?.as_ref()),
-            gids: Mapped::new(status.gid, map(process.gid_map())?.as_ref()),
+            uids: Mapped::new(status.uid, relation, &process.uid_map()?),
+            gids: Mapped::new(status.gid, relation, &process.gid_map()?),
             cgroup: (host.clone(), inside_cgroup(process, &mine, &theirs, host)),
             name: status.name,
             differing,
@@ -81,12 +88,24 @@ fn unified(process: &Process, path: Option<PathBuf>) -> Result<PathBuf, Error> {
     })
 }
 
+/// Whether a process is in the reader's user namespace.
+#[derive(Clone, Copy)]
+enum Relation {
+    Same,
+    Other,
+    Unknown,
+}
+
 impl Mapped {
-    fn new(host: Ids, map: Option<&IdMap>) -> Self {
-        let inside = [host.real, host.effective, host.saved, host.fs].map(|id| match map {
-            None => Some(id),
-            Some(map) => map.to_inside(id),
-        });
+    /// The outside column of a map is in the reader's numbering, and so are the ids of `status`: unless the process is
+    /// in the reader's own user namespace, where the ids are the same and the map is about the parent's.
+    fn new(host: Ids, relation: Relation, map: &IdMap) -> Self {
+        let ids = [host.real, host.effective, host.saved, host.fs];
+        let inside = match relation {
+            Relation::Same => Some(ids.map(Some)),
+            Relation::Other => Some(ids.map(|id| map.to_inside(id))),
+            Relation::Unknown => None,
+        };
         Self { host, inside }
     }
 }
@@ -120,7 +139,11 @@ fn inside_cgroup(
 impl fmt::Display for Sides {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ids = |ids: &Mapped| {
-            let inside = ids.inside[1].map_or_else(|| "(unmapped)".to_owned(), |id| id.to_string());
+            let inside = match ids.inside {
+                Some([_, Some(effective), ..]) => effective.to_string(),
+                Some(_) => "(unmapped)".to_owned(),
+                None => "(unknown)".to_owned(),
+            };
             (ids.host.effective.to_string(), inside)
         };
         let path = |p: &Result<PathBuf, Error>| match p {

@@ -326,6 +326,9 @@ const MASKS: [&str; 10] =
 
 impl Found {
     fn line(&mut self, at: At, key: &[u8], v: &[u8]) -> Result<(), Error> {
+        if self.grouped(at, key, v)? {
+            return Ok(());
+        }
         match key {
             b"Umask" => once(at, "Umask", &mut self.umask, at.octal("Umask", v)?),
             b"State" => {
@@ -384,22 +387,28 @@ impl Found {
                 let n = at.num("nonvoluntary_ctxt_switches", v)?;
                 once(at, "nonvoluntary_ctxt_switches", &mut self.involuntary_switches, n)
             }
-            _ => self.grouped(at, key, v),
+            _ => Ok(()), // a line of a newer kernel, or one that nobody asked for
         }
     }
 
-    /// The lines that come in families of one format.
-    fn grouped(&mut self, at: At, key: &[u8], v: &[u8]) -> Result<(), Error> {
-        if let Some((slot, name)) = find(&MEMORY, &mut self.memory, key) {
-            return once(at, name, slot, at.kib(name, v)?);
+    /// The lines that come in families of one format: half of the file.
+    fn grouped(&mut self, at: At, key: &[u8], v: &[u8]) -> Result<bool, Error> {
+        match key {
+            [b'V' | b'R' | b'H', ..] => {
+                let Some((slot, name)) = find(&MEMORY, &mut self.memory, key) else { return Ok(false) };
+                once(at, name, slot, at.kib(name, v)?)?;
+            }
+            [b'S' | b'C', ..] => {
+                let Some((slot, name)) = find(&MASKS, &mut self.masks, key) else { return Ok(false) };
+                once(at, name, slot, at.hex(name, v)?)?;
+            }
+            [b'N', b'S', ..] => {
+                let Some((slot, name)) = find(&NS, &mut self.ns, key) else { return Ok(false) };
+                once(at, name, slot, numbers(at, name, v)?)?;
+            }
+            _ => return Ok(false),
         }
-        if let Some((slot, name)) = find(&MASKS, &mut self.masks, key) {
-            return once(at, name, slot, at.hex(name, v)?);
-        }
-        if let Some((slot, name)) = find(&NS, &mut self.ns, key) {
-            return once(at, name, slot, numbers(at, name, v)?);
-        }
-        Ok(()) // a line of a newer kernel, or one that nobody asked for
+        Ok(true)
     }
 
     fn finish(self, end: At) -> Result<Status, Error> {

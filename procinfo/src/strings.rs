@@ -76,11 +76,16 @@ pub(crate) fn printable(text: &OsStr) -> String {
         for c in chunk.valid().chars() {
             match c {
                 '\\' => out.push_str("\\\\"),
-                c if c.is_control() => escape(&mut out, c.encode_utf8(&mut [0; 4]).as_bytes()),
+                c if c.is_control() || reorders(c) => escape(&mut out, c.encode_utf8(&mut [0; 4]).as_bytes()),
                 c => out.push(c),
             }
         }
         escape(&mut out, chunk.invalid());
     }
     out
+}
+
+/// Characters that make a terminal show a line in another order than it is written in.
+fn reorders(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

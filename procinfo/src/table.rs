@@ -59,7 +59,9 @@ impl ProcessTable {
 
 impl ProcessRow {
     fn new(p: &ProcessEntry, up: Duration, boot: SystemTime, memory: u64, users: &UserNames) -> Self {
-        let resident_size = p.stat.resident_pages.saturating_mul(page_size());
+        // `status` sums the kernel's counters of each processor, `stat` does not wait for that (Linux 6.16).
+        let resident_size =
+            p.status.vm_rss.unwrap_or_else(|| p.stat.resident_pages.saturating_mul(page_size()));
         let lived = up.saturating_sub(p.stat.start_time).as_secs_f64();
         let percent = |part: f64, whole: f64| if whole > 0.0 { part / whole * 100.0 } else { 0.0 };
         #[expect(clippy::cast_precision_loss, reason = "a percentage of up to petabytes")]
@@ -114,6 +116,16 @@ fn tty(device: Option<Device>) -> String {
     }
 }
 
+/// Cut down to a tenth, as ps(1) shows shares.
+fn tenths(percent: f64) -> f64 {
+    (percent * 10.0).floor() / 10.0
+}
+
+/// A name that fits its column; one that was cut ends in `+`.
+fn short(name: &str) -> String {
+    if name.chars().count() <= 8 { name.to_owned() } else { name.chars().take(7).chain(['+']).collect() }
+}
+
 impl fmt::Display for ProcessTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("USER         PID %CPU %MEM    VSZ   RSS TTY      STAT START   TIME COMMAND")?;
@@ -132,11 +144,11 @@ impl fmt::Display for ProcessTable {
             let seconds = r.time.as_secs();
             write!(
                 f,
-                "\n{:<8.8} {:>7} {:>4.1} {:>4.1} {:>6} {:>5} {:<8} {:<4} {:<5} {:>6} {}",
-                r.user,
+                "\n{:<8} {:>7} {:>4.1} {:>4.1} {:>6} {:>5} {:<8} {:<4} {:<5} {:>6} {}",
+                short(&r.user),
                 r.pid,
-                r.cpu_percent,
-                r.memory_percent,
+                tenths(r.cpu_percent),
+                tenths(r.memory_percent),
                 r.virtual_size / 1024,
                 r.resident_size / 1024,
                 tty(r.tty),

@@ -100,9 +100,10 @@ fn ranges(graph: &mut Graph, table: &Table) -> Result<Vec<Range>, Error> {
             points.push((next, unknown));
         }
         let fallback = if syscall::name_on(table.arch, nr).is_some() { default } else { unknown };
-        let id = match table.calls.get(&nr) {
+        let id = match table.calls.get(&nr).map(Vec::as_slice) {
             None => fallback,
-            Some(rules) => match bodies.get(rules.as_slice()) {
+            Some([(conditions, action)]) if conditions.is_empty() => graph.answer(*action),
+            Some(rules) => match bodies.get(rules) {
                 // Equal rules on a known and on an unknown number end differently: do not share those.
                 Some(&id) if fallback == default => id,
                 _ => {
@@ -193,7 +194,10 @@ impl Graph {
     }
 
     fn answer(&mut self, action: Action) -> Id {
-        self.intern(Node::Answer(action.to_ret()))
+        let ret = action.to_ret();
+        // Hundreds of calls share few answers, the first nodes made: look there before hashing.
+        let early = self.nodes.iter().take(4).position(|node| *node == Node::Answer(ret));
+        early.unwrap_or_else(|| self.intern(Node::Answer(ret)))
     }
 
     fn test(&mut self, load: Load, op: u16, k: u32, yes: Id, no: Id) -> Id {

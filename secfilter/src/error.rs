@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 
 use crate::action::Action;
 use crate::arch::Arch;
@@ -34,6 +35,10 @@ pub enum ErrorKind {
     Thread,
     /// The call that a notification was about is gone: it was interrupted, or its thread died.
     Gone,
+    /// A label of a security module that is malformed or cannot be had.
+    Label,
+    /// A file cannot be opened or read: a path of a rule, securityfs.
+    File,
     /// Another system error: see [`Error::errno`].
     Os,
 }
@@ -54,6 +59,9 @@ pub(crate) enum Repr {
     Unsupported { what: &'static str, errno: i32 },
     Thread { tid: Option<u32> },
     Gone { call: &'static str },
+    Landlock { what: &'static str, abi: u32 },
+    Label { label: String, why: String },
+    File { path: PathBuf, errno: i32 },
     Os { call: &'static str, errno: i32 },
 }
 
@@ -71,7 +79,9 @@ impl Error {
             Repr::Profile { .. } => ErrorKind::Profile,
             Repr::ForbidsExec { .. } => ErrorKind::ForbidsExec,
             Repr::Privilege => ErrorKind::Privilege,
-            Repr::Unsupported { .. } => ErrorKind::Unsupported,
+            Repr::Unsupported { .. } | Repr::Landlock { .. } => ErrorKind::Unsupported,
+            Repr::Label { .. } => ErrorKind::Label,
+            Repr::File { .. } => ErrorKind::File,
             Repr::Thread { .. } => ErrorKind::Thread,
             Repr::Gone { .. } => ErrorKind::Gone,
             Repr::Os { .. } => ErrorKind::Os,
@@ -81,7 +91,9 @@ impl Error {
     /// The errno of the system call that failed, if one did.
     pub fn errno(&self) -> Option<i32> {
         match *self.0 {
-            Repr::Os { errno, .. } | Repr::Unsupported { errno, .. } => Some(errno),
+            Repr::Os { errno, .. } | Repr::Unsupported { errno, .. } | Repr::File { errno, .. } => {
+                Some(errno)
+            }
             Repr::Privilege => Some(libc::EACCES),
             Repr::Gone { .. } => Some(libc::ENOENT),
             _ => None,
@@ -160,6 +172,18 @@ impl fmt::Display for Error {
             }
             Repr::Gone { call } => {
                 write!(f, "{call}: the notified call is gone (interrupted, answered, or its thread died)")
+            }
+            Repr::Landlock { what, abi: 0 } => write!(
+                f,
+                "Landlock cannot enforce: {what}; this kernel has no Landlock or it is not among its lsm= (see \
+                 /sys/kernel/security/lsm)"
+            ),
+            Repr::Landlock { what, abi } => {
+                write!(f, "Landlock cannot enforce: {what}; this kernel has its ABI {abi} only")
+            }
+            Repr::Label { label, why } => write!(f, "label `{label}`: {why}"),
+            Repr::File { path, errno } => {
+                write!(f, "{}: {}", path.display(), io::Error::from_raw_os_error(*errno))
             }
             Repr::Os { call, errno } => write!(f, "{call}: {}", io::Error::from_raw_os_error(*errno)),
         }

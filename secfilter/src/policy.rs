@@ -10,6 +10,7 @@ use crate::condition::Condition;
 use crate::error::{Error, Repr};
 use crate::filter::Filter;
 use crate::syscall::{self, Syscall};
+use crate::table::Row;
 
 /// A call in a rule: `"openat"`, a `String`, or a [`Syscall`] by number.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -17,7 +18,9 @@ pub struct CallRef(Call);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Call {
-    Name(String),
+    /// A name that some architecture has.
+    Known(&'static Row),
+    Unknown(String),
     Number(u32),
 }
 
@@ -25,7 +28,8 @@ impl CallRef {
     /// The number on `arch`. A call by number is a call of the native architecture.
     fn number(&self, arch: Arch) -> Option<u32> {
         match &self.0 {
-            Call::Name(name) => syscall::number_on(arch, name),
+            Call::Known(row) => row.number(arch),
+            Call::Unknown(_) => None,
             Call::Number(number) => (arch == Arch::NATIVE).then_some(*number),
         }
     }
@@ -33,19 +37,22 @@ impl CallRef {
 
 impl From<&str> for CallRef {
     fn from(name: &str) -> Self {
-        CallRef(Call::Name(name.to_owned()))
+        CallRef(match syscall::row(name) {
+            Some(row) => Call::Known(row),
+            None => Call::Unknown(name.to_owned()),
+        })
     }
 }
 
 impl From<&&str> for CallRef {
     fn from(name: &&str) -> Self {
-        CallRef(Call::Name((*name).to_owned()))
+        CallRef::from(*name)
     }
 }
 
 impl From<String> for CallRef {
     fn from(name: String) -> Self {
-        CallRef(Call::Name(name))
+        CallRef::from(name.as_str())
     }
 }
 
@@ -58,7 +65,8 @@ impl From<Syscall> for CallRef {
 impl fmt::Display for CallRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Call::Name(name) => f.write_str(name),
+            Call::Known(row) => f.write_str(row.0),
+            Call::Unknown(name) => f.write_str(name),
             Call::Number(number) => write!(f, "{}", Syscall::new(*number)),
         }
     }
@@ -104,6 +112,14 @@ impl Rule {
     pub fn optional(mut self) -> Self {
         self.optional = true;
         self
+    }
+
+    /// Equal for rules that mean the same calls.
+    fn sorted_conditions(&self) -> Vec<Condition> {
+        let mut conditions = self.conditions.clone();
+        conditions.sort_unstable();
+        conditions.dedup();
+        conditions
     }
 
     fn covers(&self, arch: Arch, nr: u32) -> bool {
@@ -264,9 +280,11 @@ impl Policy {
         }
         for call in &rule.calls {
             match &call.0 {
-                Call::Name(name) => {
-                    if !rule.optional && !self.arches().any(|arch| call.number(arch).is_some()) {
-                        return Err(syscall::unknown(name, Arch::NATIVE));
+                Call::Known(_) | Call::Unknown(_) if rule.optional => {}
+                Call::Unknown(name) => return Err(syscall::unknown(name, Arch::NATIVE)),
+                Call::Known(row) => {
+                    if !self.arches().any(|arch| row.number(arch).is_some()) {
+                        return Err(syscall::unknown(row.0, Arch::NATIVE));
                     }
                 }
                 Call::Number(number) => {
@@ -285,28 +303,31 @@ impl Policy {
     /// The rules sorted by call number, checked for rules that are never reached.
     fn table(&self, arch: Arch) -> Result<Table, Error> {
         let mut calls: BTreeMap<u32, Vec<(Vec<Condition>, Action)>> = BTreeMap::new();
-        // Which rule first had these conditions (none: any call), per number.
-        let mut first: HashMap<(u32, Vec<Condition>), (usize, Action)> = HashMap::new();
+        let mut seen: HashMap<(u32, Vec<Condition>), Action> = HashMap::new();
         for (index, rule) in self.rules.iter().enumerate() {
-            let mut conditions = rule.conditions.clone();
-            conditions.sort_unstable();
-            conditions.dedup();
-            let mut numbers: Vec<u32> = rule.calls.iter().filter_map(|call| call.number(arch)).collect();
-            numbers.sort_unstable();
-            numbers.dedup();
-            for nr in numbers {
-                let any = first.get(&(nr, Vec::new())).copied();
-                let earlier = any.or_else(|| first.get(&(nr, conditions.clone())).copied());
+            let conditions = rule.sorted_conditions();
+            for nr in rule.calls.iter().filter_map(|call| call.number(arch)) {
+                let rules = calls.entry(nr).or_default();
+                let earlier = match rules.last() {
+                    // A rule for all calls is the last that its call gets.
+                    Some((any, action)) if any.is_empty() => Some(*action),
+                    _ if conditions.is_empty() => None,
+                    _ => seen.insert((nr, conditions.clone()), rule.action),
+                };
                 match earlier {
-                    Some((_, action)) if action == rule.action => continue,
-                    Some((by, _)) => {
+                    Some(action) if action == rule.action => {}
+                    Some(_) => {
                         let call = syscall::name_on(arch, nr).map_or_else(|| nr.to_string(), str::to_owned);
-                        return Err(Repr::Unreachable { call, rule: index + 1, by: by + 1 }.into());
+                        let hides = |earlier: &Rule| {
+                            let any_or_same =
+                                earlier.conditions.is_empty() || earlier.sorted_conditions() == conditions;
+                            any_or_same && earlier.covers(arch, nr)
+                        };
+                        let by = self.rules.iter().position(hides).unwrap_or(index) + 1;
+                        return Err(Repr::Unreachable { call, rule: index + 1, by }.into());
                     }
-                    None => {}
+                    None => rules.push((conditions.clone(), rule.action)),
                 }
-                first.insert((nr, conditions.clone()), (index, rule.action));
-                calls.entry(nr).or_default().push((conditions.clone(), rule.action));
             }
         }
         Ok(Table { arch, default: self.default, unknown: self.unknown, calls })

@@ -83,7 +83,7 @@ impl FromStr for Syscall {
 }
 
 impl Row {
-    fn number(&self, arch: Arch) -> Option<u32> {
+    pub(crate) fn number(&self, arch: Arch) -> Option<u32> {
         let number = match arch {
             Arch::X86_64 => self.1,
             Arch::X86 => self.2,
@@ -92,7 +92,7 @@ impl Row {
     }
 }
 
-fn row(name: &str) -> Option<&'static Row> {
+pub(crate) fn row(name: &str) -> Option<&'static Row> {
     TABLE.binary_search_by(|row| row.0.cmp(name)).ok().map(|i| &TABLE[i])
 }
 

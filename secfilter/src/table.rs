@@ -4,6 +4,7 @@
 //! `table_agrees_with_libc` compares it with `libc::SYS_*`. Rows are sorted by name.
 
 /// One row: name, number on x86_64, number on i386. [`NONE`] stands for "no such call there".
+#[derive(Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Row(pub(crate) &'static str, pub(crate) u16, pub(crate) u16);
 
 pub(crate) const NONE: u16 = u16::MAX;

@@ -409,6 +409,12 @@ impl Program {
         self.call(libc::SYS_setpgid, [0.into(), group.into()]);
     }
 
+    /// `clone` without flags: a fork of the stage. The slot is 0 in the new process.
+    pub fn fork(&mut self) -> Slot {
+        let null = Arg::from(0);
+        self.call(libc::SYS_clone, [null, null, null, null, null])
+    }
+
     /// `umask`; the slot holds the old one.
     pub fn umask(&mut self, mask: impl Into<Arg>) -> Slot {
         self.call(libc::SYS_umask, [mask.into()])

@@ -6,6 +6,7 @@ mod flags;
 mod image;
 mod interp;
 mod program;
+mod role;
 #[path = "run/sys.rs"]
 mod run;
 mod show;

@@ -325,6 +325,17 @@ impl Program {
         self.push(op);
     }
 
+    /// Becomes the guard of a cgroup: waits until the process behind `pidfd` has ended, kills what is in `group` through
+    /// `kill` (its `cgroup.kill`), removes the groups right below it, and then itself by `name` in `above`.
+    pub fn guard(&mut self, pidfd: Fd, group: Fd, kill: Fd, above: Fd, name: &CStr) {
+        let (name, room) = (self.text(name), self.room(GUARD_ROOM as usize));
+        let mut op = Op { kind: KIND_GUARD, ..Op::default() };
+        set_args(&mut op, &[pidfd.0, group.0, kill.0, above.0]);
+        // Offsets, not addresses: the role reads the places itself.
+        (op.args[4], op.args[5]) = (name.offset.into(), room.offset.into());
+        self.push(op);
+    }
+
     /// Fails with the remembered errno, or with `errno` if there is none.
     pub fn fail(&mut self, errno: i32) {
         self.push(Op { kind: KIND_FAIL, value: errno as u64, ..Op::default() });
@@ -359,6 +370,10 @@ impl Program {
             }
             if matches!(op.kind, KIND_STORE | KIND_CHECK | KIND_RELOCATE) {
                 op.args[0] += u64::from(arena);
+            }
+            if op.kind == KIND_GUARD {
+                op.args[4] += u64::from(arena);
+                op.args[5] += u64::from(arena);
             }
             if op.kind == KIND_RELOCATE {
                 self.shift(op.args[0], op.args[1], arena);

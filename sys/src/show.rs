@@ -79,6 +79,7 @@ const SHAPES: &[(i64, &str, &[Kind])] = &[
     (libc::SYS_getpid, "getpid", &[]),
     (libc::SYS_setsid, "setsid", &[]),
     (libc::SYS_setpgid, "setpgid", &[Int, Int]),
+    (libc::SYS_clone, "clone", &[Flags(CLONE), Address, Address, Address, Address]),
     (libc::SYS_umask, "umask", &[Octal]),
     (libc::SYS_prlimit64, "prlimit64", &[Int, Name(RLIMIT), Limit, Address]),
     (libc::SYS_rt_sigaction, "rt_sigaction", &[Int, Address, Address, Int]),
@@ -126,6 +127,14 @@ impl Program {
                 op.args[2],
                 errno_name(op.errnos[0].into())
             ),
+            KIND_GUARD => format!(
+                "guard({}, {}, {}, {}, {})",
+                self.show_raw(op, 0),
+                self.show_raw(op, 1),
+                self.show_raw(op, 2),
+                self.show_raw(op, 3),
+                self.show_text(op.args[4] as usize)
+            ),
             _ => format!("fail with the errno remembered, or {}", errno_name(op.value as i32)),
         };
         let errnos: Vec<_> = op.errnos.iter().filter(|&&e| e != 0).map(|&e| errno_name(e.into())).collect();
@@ -151,7 +160,8 @@ impl Program {
         match op.kind {
             KIND_CALL | KIND_SWEEP => self.show_call(op, Some(bit)),
             KIND_CHECK => "identity check".into(),
-            KIND_FAIL => "no candidate could be executed".into(),
+            KIND_FAIL if Step::from_raw(op.step) == Step::Exec => "no candidate could be executed".into(),
+            KIND_FAIL => "refused by the program itself".into(),
             _ => "interpreter".into(),
         }
     }

@@ -38,6 +38,12 @@ pub(crate) unsafe fn syscall(nr: u32, args: [u64; 6]) -> i64 {
     result
 }
 
+/// A system call whose arguments are numbers, and addresses from [`Memory::address`] of places that are large enough.
+pub(crate) fn syscall_scalar(nr: u32, args: [u64; 6]) -> i64 {
+    // SAFETY: the roles, which alone call this, pass addresses of their own work area and names that end in it.
+    unsafe { syscall(nr, args) }
+}
+
 /// The parts of one image, checked once: every later access stays inside its part.
 pub(crate) struct Memory {
     base: *mut u8,
@@ -143,6 +149,11 @@ impl Memory {
         Some(())
     }
 
+    /// Address of an arena offset, for a call.
+    pub(crate) fn address(&self, offset: u64) -> u64 {
+        self.at(self.arena).wrapping_add(offset as usize) as u64
+    }
+
     /// Turns `count` words at `offset` from arena offsets into addresses.
     pub(crate) fn relocate(&mut self, offset: u64, count: u64) -> Option<()> {
         let arena = self.at(self.arena) as u64;
@@ -158,7 +169,7 @@ impl Memory {
     pub(crate) fn arg(&self, op: &Op, n: usize, bit: u32) -> u64 {
         let value = op.args[n];
         match op.modes[n] {
-            ARG_ARENA => self.at(self.arena).wrapping_add(value as usize) as u64,
+            ARG_ARENA => self.address(value),
             ARG_SLOT => self.slot(value).unwrap_or(u64::MAX),
             ARG_BIT => u64::from(bit),
             _ => value,

@@ -57,6 +57,9 @@ pub(crate) const KIND_RELOCATE: u8 = 4;
 /// Fail with errno `value`, or with the one that `RULE_STICKY` kept if there is one.
 pub(crate) const KIND_FAIL: u8 = 5;
 
+/// Become the guard of a cgroup: `role.rs` has the arguments.
+pub(crate) const KIND_GUARD: u8 = 6;
+
 // Rules; 0 is the plain one: the result must not be an error.
 
 /// The result must be `value`.
@@ -102,6 +105,10 @@ pub const FD_PASSED: i32 = 5;
 /// Name that the stage gives itself: a process that is still called this has not executed the payload.
 pub const STAGE_COMM: &[u8; 16] = b"palisade-stage\0\0";
 
+/// Bytes that the guard works in.
+pub(crate) const GUARD_ROOM: u64 = 4096;
+
+pub(crate) const ENOENT: i32 = 2;
 pub(crate) const EACCES: i32 = 13;
 pub(crate) const EINTR: i32 = 4;
 pub(crate) const EFAULT: i32 = 14;

@@ -7,6 +7,8 @@
 
 #[path = "../src/interp.rs"]
 mod interp;
+#[path = "../src/role.rs"]
+mod role;
 #[path = "../src/sys.rs"]
 mod sys;
 #[path = "../src/wire.rs"]

@@ -64,3 +64,7 @@ unsafe extern "C" fn memset(to: *mut u8, byte: i32, n: usize) -> *mut u8 {
     }
     to
 }
+
+/// Parts of `core` that the linker may take in name it; without unwinding nothing calls it.
+#[unsafe(no_mangle)]
+extern "C" fn rust_eh_personality() {}

@@ -186,6 +186,17 @@ fn stores_write_slots_into_the_arena() {
 }
 
 #[test]
+fn a_guard_prints_what_it_will_do() {
+    let mut p = Program::new();
+    p.guard(Fd::number(5), Fd::number(6), Fd::number(7), Fd::number(8), c"group");
+    let mut whole = Program::new();
+    whole.text(c"before");
+    whole.append(&p);
+    assert!(whole.to_string().contains("guard(5, 6, 7, 8, \"group\")"), "{whole}");
+    assert_eq!(whole.call_count(), 0);
+}
+
+#[test]
 fn the_stage_is_a_small_static_program() {
     assert_eq!(&STAGE[..4], b"\x7fELF");
     assert!(STAGE.len() < 8192, "{} bytes", STAGE.len());

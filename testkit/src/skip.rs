@@ -1,10 +1,8 @@
 //! Skips that nobody overlooks.
 
 use std::fmt::Display;
-use std::fs::OpenOptions;
-use std::io::Write as _;
 
-/// Ends a test that cannot run here: prints `SKIP reason`, notes it for the summary and returns.
+/// Ends a test that cannot run here: prints `SKIP reason`, which the summary of `./check` names, and returns.
 ///
 /// `needs` names the capability that is missing, so that `PALISADE_TEST_REQUIRE` can turn the skip into a failure.
 #[macro_export]
@@ -38,46 +36,22 @@ impl<E> SkipValue for Result<(), E> {
     }
 }
 
-/// Prints and logs a skip. Used by [`skip!`].
+/// Prints a skip. Used by [`skip!`].
 ///
 /// # Panics
 ///
-/// If `PALISADE_TEST_REQUIRE` names `needs`, or the skip log cannot be written.
+/// If `PALISADE_TEST_REQUIRE` names `needs`.
 #[track_caller]
 pub fn note_skip(reason: &dyn Display, needs: &str) {
     let required = std::env::var("PALISADE_TEST_REQUIRE").unwrap_or_default();
     if is_required(&required, needs) {
         panic!("PALISADE_TEST_REQUIRE={required} forbids this skip: {reason}");
     }
-    let reason = reason.to_string().replace(['\n', '\t'], " ");
-    eprintln!("SKIP {reason}");
-    if let Some(log) = std::env::var_os("PALISADE_SKIP_LOG").filter(|path| !path.is_empty()) {
-        // One write of one line on an O_APPEND file: tests in parallel do not mix.
-        let line = format!("{}\t{needs}\t{reason}\n", test_id());
-        let written = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(&log)
-            .and_then(|mut f| f.write_all(line.as_bytes()));
-        if let Err(error) = written {
-            panic!("skip log {}: {error}", log.to_string_lossy());
-        }
-    }
+    eprintln!("SKIP {}", reason.to_string().replace('\n', " "));
 }
 
 fn is_required(required: &str, needs: &str) -> bool {
     !needs.is_empty() && required.split(',').any(|name| name == "all" || name == needs)
-}
-
-/// `binary test`, in nextest's words where it runs us.
-fn test_id() -> String {
-    let binary = std::env::var("NEXTEST_BINARY_ID").unwrap_or_else(|_| {
-        let exe = std::env::current_exe().unwrap_or_default();
-        exe.file_stem().unwrap_or_default().to_string_lossy().into_owned()
-    });
-    let test = std::env::var("NEXTEST_TEST_NAME")
-        .unwrap_or_else(|_| std::thread::current().name().unwrap_or("?").to_owned());
-    format!("{binary} {test}")
 }
 
 #[cfg(test)]

@@ -29,3 +29,65 @@ pub(crate) fn reap_any() -> i32 {
     // SAFETY: a null status is allowed.
     unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) }
 }
+
+/// Forks a child that runs `body` and exits.
+pub(crate) fn fork(body: impl FnOnce()) -> u32 {
+    // SAFETY: the child runs what the test gives it and ends; the tests that use this do it before they make threads.
+    let pid = unsafe { libc::fork() };
+    assert!(pid >= 0, "fork");
+    if pid == 0 {
+        let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
+        // SAFETY: ends the child without the parent's clean-up.
+        unsafe { libc::_exit(i32::from(ran.is_err())) }
+    }
+    pid as u32
+}
+
+pub(crate) fn reap(pid: u32) {
+    // SAFETY: a null status is allowed.
+    unsafe { libc::waitpid(pid as i32, std::ptr::null_mut(), 0) };
+}
+
+/// Changes the calling thread's ids, and takes its groups away.
+pub(crate) fn become_user(id: u32) {
+    // SAFETY: an empty list needs no address.
+    assert_eq!(unsafe { libc::setgroups(0, std::ptr::null()) }, 0);
+    // SAFETY: takes no address.
+    assert_eq!(unsafe { libc::setresgid(id, id, id) }, 0);
+    // SAFETY: takes no address.
+    assert_eq!(unsafe { libc::setresuid(id, id, id) }, 0);
+}
+
+pub(crate) fn vm_read(pid: u32, address: u64, len: usize) -> Option<Vec<u8>> {
+    let mut bytes = vec![0u8; len];
+    let local = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: len };
+    let remote = libc::iovec { iov_base: address as *mut _, iov_len: len };
+    // SAFETY: the local buffer is `len` bytes; the remote address is the other process's affair.
+    let read = unsafe { libc::process_vm_readv(pid as i32, &raw const local, 1, &raw const remote, 1, 0) };
+    (read == len as isize).then_some(bytes)
+}
+
+/// Attaches, reads a word, and lets go.
+pub(crate) fn ptrace_peek(pid: u32, address: u64) -> Option<i64> {
+    let pid = pid as i32;
+    // SAFETY: no address of ours.
+    if unsafe { libc::ptrace(libc::PTRACE_SEIZE, pid, 0, 0) } != 0 {
+        return None;
+    }
+    // SAFETY: no address of ours.
+    unsafe { libc::ptrace(libc::PTRACE_INTERRUPT, pid, 0, 0) };
+    // SAFETY: a null status is allowed.
+    unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::__WALL) };
+    // SAFETY: the address is the other process's.
+    let word = unsafe { libc::ptrace(libc::PTRACE_PEEKDATA, pid, address, 0) };
+    // SAFETY: no address of ours.
+    unsafe { libc::ptrace(libc::PTRACE_DETACH, pid, 0, 0) };
+    (word != -1).then_some(word)
+}
+
+/// Whether a pipe has something to read, or its other end is closed.
+pub(crate) fn readable(pipe: &impl std::os::fd::AsFd) -> bool {
+    use nix::poll::{PollFd, PollFlags, poll};
+    let mut fds = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
+    poll(&mut fds, 0u8).is_ok_and(|n| n > 0)
+}

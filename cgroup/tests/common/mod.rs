@@ -13,15 +13,32 @@ use palisade_cgroup::{Cgroup, Controller, Limits, OwnedCgroup};
 /// Plenty for any wait that is to succeed, in a slow emulated machine too.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
 
-/// Says that a test cannot run here. A panic where the machine was said to have `capability`.
-pub(crate) fn skip(capability: &str, reason: impl std::fmt::Display) {
-    let required = std::env::var("PALISADE_TEST_REQUIRE").unwrap_or_default();
-    assert!(!required.split(',').any(|c| c == capability), "this machine was to have {capability}: {reason}");
-    eprintln!("SKIP {capability}: {reason}");
+pub(crate) fn is_root() -> bool {
+    palisade_testkit::is_root()
 }
 
-pub(crate) fn is_root() -> bool {
-    std::fs::metadata("/proc/self").is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0)
+/// Says that a test cannot run here; where helpers find out, a return does not end the test.
+#[track_caller]
+pub(crate) fn skip(capability: &str, reason: impl std::fmt::Display) {
+    palisade_testkit::note_skip(&reason, capability);
+}
+
+/// Creates, inhabits and removes groups from four threads; nothing may be left.
+pub(crate) fn cycles(home: &Cgroup, limits: &Limits, n: usize) {
+    std::thread::scope(|s| {
+        for _ in 0..4 {
+            s.spawn(|| {
+                for _ in 0..n / 4 {
+                    let leaf = home.create_unique("cycle", limits).expect("created");
+                    let mut c = Command::new("/bin/true");
+                    leaf.confine(&mut c).expect("may enter");
+                    assert!(c.status().expect("runs").success());
+                    leaf.remove().expect("removed");
+                }
+            });
+        }
+    });
+    assert_eq!(home.children().expect("readable").len(), 0);
 }
 
 /// A fresh group of this test's own below whatever is delegated here, removed by its own name when dropped.
@@ -72,7 +89,6 @@ pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// The state letter of a process: R, S, D, T, Z…
 pub(crate) fn exists(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
 }

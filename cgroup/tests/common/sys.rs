@@ -105,3 +105,57 @@ pub(crate) fn mark(path: &std::ffi::CStr, name: &std::ffi::CStr) -> bool {
     let r = unsafe { libc::setxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
     r == 0
 }
+
+/// Runs `child` in a copy of this process that may open descriptors below `limit` only; its exit code.
+pub(crate) fn with_descriptors(limit: u64, child: impl FnOnce() -> i32) -> i32 {
+    let limit = libc::rlimit { rlim_cur: limit, rlim_max: limit };
+    let copy = in_copy(
+        // SAFETY: glibc's fork leaves a copy that may allocate.
+        unsafe { libc::fork() },
+        || {
+            // SAFETY: the struct is a local; only the copy is limited.
+            let r = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) };
+            if r == 0 { child() } else { 122 }
+        },
+    );
+    copy.expect("forked")
+}
+
+/// Leaves `n` copies of the calling process behind that wait for a signal.
+pub(crate) fn fork_idle(n: usize) -> io::Result<()> {
+    for _ in 0..n {
+        // SAFETY: the copy makes one system call after the other and never returns.
+        let pid = unsafe { libc::fork() };
+        if pid < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        if pid == 0 {
+            // SAFETY: the copy uses none of its descriptors, and std's pipe among them would keep `spawn` waiting.
+            unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
+            loop {
+                // SAFETY: waits for a signal.
+                unsafe { libc::pause() };
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Gives the calling process a mount table of its own in which the directory is read-only.
+pub(crate) fn make_read_only(path: &std::ffi::CStr) -> io::Result<()> {
+    let none: *const libc::c_char = std::ptr::null();
+    let mount = |source: *const libc::c_char, target: *const libc::c_char, flags| {
+        // SAFETY: C strings or null, as mount(2) takes them, in a mount namespace of this process alone.
+        match unsafe { libc::mount(source, target, none, flags, std::ptr::null()) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: takes a number.
+    if unsafe { libc::unshare(libc::CLONE_NEWNS) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    mount(none, c"/".as_ptr(), libc::MS_REC | libc::MS_PRIVATE)?;
+    mount(path.as_ptr(), path.as_ptr(), libc::MS_BIND | libc::MS_REC)?;
+    mount(none, path.as_ptr(), libc::MS_BIND | libc::MS_REMOUNT | libc::MS_RDONLY)
+}

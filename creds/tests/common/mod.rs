@@ -7,27 +7,6 @@ pub(crate) mod sys;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-/// Prints why the test does not run here; fails it if this machine must not skip what it needs.
-#[macro_export]
-macro_rules! skip {
-    ($need:literal, $reason:expr) => {{
-        let required = std::env::var("PALISADE_TEST_REQUIRE").unwrap_or_default();
-        assert!(!required.split(',').any(|need| need == $need), "must not skip {}: {}", $need, $reason);
-        eprintln!("SKIP {}: {}", $need, $reason);
-        return;
-    }};
-}
-
-/// Whether the test runs with user id 0 in the initial user namespace or one like it.
-pub(crate) fn is_root() -> bool {
-    std::fs::read_to_string("/proc/self/status").expect("/proc").contains("\nUid:\t0\t0\t")
-}
-
-/// A line of the `/proc/self/status` of this process, without its key.
-pub(crate) fn status_line(key: &str) -> String {
-    line_of(&std::fs::read_to_string("/proc/self/status").expect("/proc"), key)
-}
-
 /// A line of the text of a status file, without its key.
 pub(crate) fn line_of(status: &str, key: &str) -> String {
     let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));

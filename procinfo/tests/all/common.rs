@@ -3,13 +3,7 @@
 use std::process::{Child, Command, Stdio};
 
 use palisade_procinfo::ProcRoot;
-
-/// Says why a test does not run here; fails instead where the machine promised the capability.
-pub(crate) fn skip(capability: &str, reason: &str) {
-    let required = std::env::var("PALISADE_TEST_REQUIRE").unwrap_or_default();
-    assert!(!required.split(',').any(|c| c == capability), "{capability} is required here, but: {reason}");
-    eprintln!("SKIP {reason}");
-}
+use palisade_testkit::skip;
 
 pub(crate) fn root() -> ProcRoot {
     ProcRoot::host().expect("/proc")
@@ -41,22 +35,20 @@ impl Drop for Reaped {
     }
 }
 
-pub(crate) fn is_root() -> bool {
-    std::fs::metadata("/proc/self").is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0)
-}
-
 /// Runs one test of this binary again, under another program (`unshare …`, `setpriv …`). In that run `inside` is
-/// true and the test does its work; here it returns what the run printed. `None`: the wrapper does not work here.
-pub(crate) fn again(test: &str, wrapper: &[&str]) -> Option<()> {
+/// true and the test does its work; here it returns what the run printed. Skips if the wrapper does not work here.
+pub(crate) fn again(test: &str, wrapper: &[&str]) {
     let (program, arguments) = wrapper.split_first().expect("a wrapper");
-    let works = Command::new(program).args(arguments).arg("true").output().is_ok_and(|o| o.status.success());
+    let binary = std::env::current_exe().expect("own path");
+    let mut list = Command::new(program);
+    let works = list.args(arguments).arg(&binary).arg("--list").output().is_ok_and(|o| o.status.success());
     if !works {
-        skip("userns", &format!("`{}` does not work here", wrapper.join(" ")));
-        return None;
+        let wrapper = wrapper.join(" ");
+        skip!("`{wrapper}` cannot run this test binary here", needs = "userns");
     }
     let out = Command::new(program)
         .args(arguments)
-        .arg(std::env::current_exe().expect("own path"))
+        .arg(&binary)
         .args(["--exact", test, "--nocapture", "--test-threads=1"])
         .env("PALISADE_INSIDE", test)
         .output()
@@ -67,7 +59,6 @@ pub(crate) fn again(test: &str, wrapper: &[&str]) -> Option<()> {
         "inside: {shown}{}",
         String::from_utf8_lossy(&out.stderr)
     );
-    Some(())
 }
 
 pub(crate) fn inside(test: &str) -> bool {

@@ -331,6 +331,7 @@ fn command_lines_and_environments_are_any_bytes() {
     let c = CommandLine::parse(b"a\0\0b c\n\xff\\\0");
     assert_eq!(c.arguments.len(), 3);
     assert_eq!(c.to_string(), "a  b c\\012\\377\\\\");
+    assert_eq!(CommandLine::parse("a\u{202e}b\u{85}".as_bytes()).to_string(), "a\\342\\200\\256b\\302\\205");
     assert_eq!(CommandLine::parse(b"rewritten title").arguments, ["rewritten title"]);
     assert!(CommandLine::parse(b"").is_empty());
     let e = Environment::parse(b"A=1\0A=2\0plain\0=x\0B=");

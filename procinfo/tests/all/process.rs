@@ -6,7 +6,9 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
 
-use crate::common::{Reaped, again, inside, is_root, root, skip};
+use palisade_testkit::{is_root, skip};
+
+use crate::common::{Reaped, again, inside, root};
 use crate::sys::pidfd_open;
 use palisade_procinfo::{
     DescriptorKind, ErrorKind, NamespaceKind, ProcRoot, Resource, SeccompMode, Setgroups, State,
@@ -139,7 +141,7 @@ fn a_confined_child_is_read_back_as_it_is() {
     // A child in a user, mount, uts and net namespace of its own, with limits, without new privileges.
     let wrapper = ["unshare", "--user", "--map-root-user", "--mount", "--uts", "--net"];
     if !Command::new(wrapper[0]).args(&wrapper[1..]).arg("true").status().is_ok_and(|s| s.success()) {
-        return skip("userns", "no user namespaces here");
+        skip!("no user namespaces here", needs = "userns");
     }
     let script = "ulimit -n 77; umask 027; mount -t tmpfs 'a b' /tmp && mkdir '/tmp/x y' && \
                   mount -t tmpfs '' '/tmp/x y' && cd '/tmp/x y' && echo ready && exec setpriv --no-new-privs sleep 600";
@@ -158,6 +160,8 @@ fn a_confined_child_is_read_back_as_it_is() {
     }
     let mine = root().myself().unwrap().namespaces();
     let has = held.confinement();
+    let shown = has.to_string();
+    assert!(shown.contains("no_new_privs true, seccomp ") && shown.contains("\nuser:["), "{shown}");
     let status = has.status.unwrap();
     assert!(status.no_new_privs);
     assert_eq!(status.umask, Some(0o027));
@@ -243,7 +247,7 @@ fn what_an_ordinary_user_may_not_read_is_denied_part_by_part() {
         return;
     }
     if !is_root() {
-        return skip("root", "needs root to become an ordinary user");
+        skip!("needs root to become an ordinary user", needs = "root");
     }
     again(test, &["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]);
 }
@@ -261,7 +265,7 @@ fn a_mount_over_a_process_file_is_noticed() {
     let target = format!("/proc/{}/limits", child.pid());
     let bound = Command::new("mount").arg("--bind").arg(lie.path()).arg(&target).status().unwrap();
     if !bound.success() {
-        return skip("procbind", "the kernel refuses mounts over /proc/PID (Linux 6.12 and later)");
+        skip!("the kernel refuses a mount over this file");
     }
     let held = root().process(child.pid()).unwrap();
     assert_eq!(held.limits().unwrap_err().kind(), ErrorKind::Overmounted);
@@ -270,12 +274,104 @@ fn a_mount_over_a_process_file_is_noticed() {
 
 #[test]
 fn a_kernel_thread_has_no_program_and_no_memory() {
-    let Ok(kthreadd) = root().process(2) else { return skip("hostpid", "pid 2 is not visible") };
+    let Ok(kthreadd) = root().process(2) else { skip!("pid 2 is not visible") };
     let s = kthreadd.status().unwrap();
     if s.name != "kthreadd" {
-        return skip("hostpid", "pid 2 is not kthreadd: a pid namespace");
+        skip!("pid 2 is not kthreadd: a pid namespace");
     }
     assert!(s.is_kernel_thread());
     let exe = kthreadd.exe().unwrap_err().kind();
     assert!(matches!(exe, ErrorKind::Absent | ErrorKind::Denied), "{exe:?}");
+}
+
+/// The table of `/proc/PID` of the study (lab 7): a child named `a) b` with known environment, directory and file.
+#[test]
+fn every_file_of_a_child_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("a) b\n");
+    std::fs::copy(std::fs::canonicalize("/bin/sh").unwrap(), &program).unwrap();
+    let cwd = dir.path().join("its cwd");
+    std::fs::create_dir(&cwd).unwrap();
+    let mut child = Reaped::spawn(
+        Command::new(&program)
+            .args(["-c", "exec 7>out; sleep 600 <&3 & echo $!; read x", "x y", ""])
+            .env_clear()
+            .envs([("PATH", "/usr/bin:/bin"), ("K", "v=1\n2")])
+            .current_dir(&cwd)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null()),
+    );
+    let mut line = [0; 32];
+    let n = child.0.stdout.as_mut().unwrap().read(&mut line).unwrap();
+    let p = root().process(child.pid()).unwrap();
+    assert_eq!(p.comm().unwrap(), "a) b\n");
+    assert_eq!(p.stat().unwrap().comm, "a) b\n");
+    assert_eq!(p.status().unwrap().name, "a) b\n");
+    assert_eq!(p.exe().unwrap(), program);
+    assert_eq!(p.cwd().unwrap(), cwd);
+    assert_eq!(p.root().unwrap().to_str(), Some("/"));
+    assert_eq!(p.root_identity().unwrap().inode, std::fs::metadata("/").unwrap().ino());
+    let arguments = p.cmdline().unwrap().arguments;
+    assert_eq!(arguments[0], *program);
+    assert_eq!(arguments[3..], ["x y", ""]);
+    assert_eq!(p.environ().unwrap().get("K").unwrap(), "v=1\n2");
+    let seven = p.descriptors().unwrap().into_iter().find(|d| d.number == 7).unwrap();
+    assert_eq!((seven.kind, seven.target), (DescriptorKind::File, cwd.join("out").into_os_string()));
+    let (stat, statm) = (p.stat().unwrap(), p.statm().unwrap());
+    assert_eq!(stat.virtual_size, statm.size * palisade_procinfo::page_size());
+    assert_eq!(stat.ppid, std::process::id());
+    let maps = p.maps().unwrap();
+    assert!(maps.mappings.iter().any(|m| m.name == "[stack]" && m.address.contains(&stat.start_stack)));
+    assert!(maps.mappings.iter().any(|m| m.name == program && m.permissions.execute));
+    let rollup = p.smaps_rollup().unwrap();
+    assert!(rollup.rss > 0 && rollup.pss <= rollup.rss);
+    assert!(p.io().unwrap().syscr > 0);
+    assert!(p.oom_score().unwrap() <= 2000);
+    assert_eq!(p.oom_score_adj().unwrap(), root().myself().unwrap().oom_score_adj().unwrap());
+    assert_eq!(p.timens_offsets().unwrap(), root().myself().unwrap().timens_offsets().unwrap());
+    assert!(p.mounts().unwrap().entries.iter().any(|m| m.fs_type == "proc"));
+    assert_eq!(p.threads().unwrap(), [child.pid()]);
+    assert_eq!(p.thread(child.pid()).unwrap().status().unwrap().pid, child.pid());
+    assert_eq!(p.thread(1).unwrap_err().kind(), ErrorKind::Absent);
+    match p.children() {
+        Ok(children) => {
+            assert_eq!(children.len(), 1);
+            assert_eq!(children[0].to_string(), String::from_utf8_lossy(&line[..n]).trim());
+        }
+        Err(e) => assert_eq!(e.kind(), ErrorKind::Absent, "a kernel without CONFIG_PROC_CHILDREN"),
+    }
+    assert!(matches!(p.wchan(), Ok(Some(_) | None)));
+    match p.attr("current") {
+        Ok(label) => assert!(!label.is_empty()),
+        Err(e) => assert_eq!(e.kind(), ErrorKind::Absent, "{e}"),
+    }
+    assert_eq!(p.attr("../status").unwrap_err().kind(), ErrorKind::Malformed);
+    let other = p.try_clone().unwrap();
+    drop(p);
+    assert_eq!(other.status().unwrap().pid, child.pid());
+}
+
+/// The table of `/proc` of the study (lab 6).
+#[test]
+fn every_file_of_the_system_is_read() {
+    let root = root();
+    let memory = root.meminfo().unwrap();
+    assert!(memory.available <= memory.total && memory.used() <= memory.total);
+    let load = root.loadavg().unwrap();
+    assert!(load.total >= 1);
+    let before = root.uptime().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(30));
+    assert!(root.uptime().unwrap().up > before.up);
+    let uname = String::from_utf8(Command::new("uname").arg("-r").output().unwrap().stdout).unwrap();
+    assert_eq!(root.version().unwrap().to_string(), uname.trim());
+    assert!(!root.filesystems().unwrap().get("proc").unwrap().needs_device);
+    let cpus = root.cpuinfo().unwrap().cpus.len();
+    assert_eq!(root.stat().unwrap().cpus.len(), cpus);
+    root.partitions().unwrap();
+    assert!(!root.mounts().unwrap().entries.is_empty());
+    match root.pressure(palisade_procinfo::PressureOf::Memory) {
+        Ok(p) => assert!(p.some.unwrap().avg10 <= 100.0),
+        Err(e) => assert_eq!(e.kind(), ErrorKind::Absent, "{e}"),
+    }
 }

@@ -8,11 +8,13 @@ use palisade_procinfo::{
     Snapshot, Tree, TreeStyle, UserNames,
 };
 
-use crate::common::{Reaped, again, inside, is_root, root, skip};
+use palisade_testkit::{is_root, skip};
+
+use crate::common::{Reaped, again, inside, root};
 
 /// A shell with a family, given once it is complete. Every leaf of it must read descriptor 3: that ends with the pipe,
 /// which closes with this process at the latest, so that nothing stays behind whatever happens.
-fn family(script: &str) -> Reaped {
+pub(crate) fn family(script: &str) -> Reaped {
     let mut child = Reaped::spawn(
         Command::new("sh")
             .args(["-c", &format!("exec 3<&0\n{script}\necho ready\nwait")])
@@ -24,7 +26,26 @@ fn family(script: &str) -> Reaped {
     child
 }
 
-fn end(mut family: Reaped) {
+/// The processes once the family is complete: so many leaves, each of which has executed its program.
+pub(crate) fn settled(family: &Reaped, leaves: usize) -> Snapshot {
+    for _ in 0..600 {
+        let s = Snapshot::take(&root(), Parts::new().threads(true)).expect("processes");
+        let below = s.descendants(family.pid());
+        let leaf = |p: &&&palisade_procinfo::ProcessEntry| !below.iter().any(|c| c.stat.ppid == p.pid);
+        let ready = |p: &&palisade_procinfo::ProcessEntry| match p.stat.comm.to_str() {
+            Some("python3") => p.threads.len() == 3,
+            name => matches!(name, Some("cat" | "od")),
+        };
+        let (ends, all) = below.iter().filter(leaf).fold((0, true), |(n, all), p| (n + 1, all && ready(p)));
+        if ends == leaves && all {
+            return s;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    panic!("the family was not complete in half a minute");
+}
+
+pub(crate) fn end(mut family: Reaped) {
     drop(family.0.stdin.take());
     family.0.wait().expect("wait");
 }
@@ -60,7 +81,7 @@ fn a_snapshot_counts_what_is_denied() {
         return;
     }
     if !is_root() {
-        return skip("root", "needs root to become an ordinary user");
+        skip!("needs root to become an ordinary user", needs = "root");
     }
     again(test, &["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]);
 }
@@ -77,7 +98,7 @@ fn processes_hidden_by_the_mount_are_reported() {
         return;
     }
     if !is_root() {
-        return skip("root", "needs root to mount proc with hidepid");
+        skip!("needs root to mount proc with hidepid", needs = "root");
     }
     let script = "mount -t proc -o hidepid=1 proc /proc && setpriv --reuid 65534 --regid 65534 --clear-groups \"$@\"; exit $?";
     again(test, &["unshare", "--mount", "--pid", "--fork", "sh", "-c", script, "sh"]);
@@ -119,18 +140,17 @@ fn a_new_pid_namespace_is_a_tree_with_one_root() {
 #[test]
 fn trees_print_as_pstree_prints_them() {
     if Command::new("pstree").arg("-V").output().is_err() {
-        return skip("psmisc", "no pstree here");
+        skip!("no pstree here", needs = "tool");
     }
     let family = family(
         "sh -c 'cat <&3 & cat <&3 & wait' &\n\
          sh -c 'cat <&3 & od <&3 & wait' &\n\
          sh -c 'cat <&3 & od <&3 & wait' &\n\
          sh -c 'cat <&3; true' &\n sh -c 'cat <&3; true' &\n\
-         sh -c 'sh -c \"od - <&3; true\"; true' &\n cat <&3 &\n cat - <&3 &\n sleep 0.5",
+         sh -c 'sh -c \"od - <&3; true\"; true' &\n cat <&3 &\n cat - <&3 &",
     );
     let pid = family.pid();
-    let snapshot = Snapshot::take(&root(), Parts::new().threads(true)).unwrap();
-    let tree = Tree::new(&snapshot);
+    let tree = Tree::new(&settled(&family, 11));
     let users = UserNames::parse(&std::fs::read("/etc/passwd").unwrap());
     let style = TreeStyle::new;
     let styles = [
@@ -161,15 +181,15 @@ fn trees_with_threads_and_other_users_print_as_pstree_prints_them() {
     if Command::new("pstree").arg("-V").output().is_err()
         || Command::new("python3").arg("-V").output().is_err()
     {
-        return skip("psmisc", "no pstree or python3 here");
+        skip!("no pstree or python3 here", needs = "tool");
     }
     let other = if is_root() { "setpriv --reuid 65534 --clear-groups " } else { "" };
     let threads = "import threading,os\n\
                    for i in range(3): threading.Thread(target=os.read,args=(3,1)).start()\n\
                    os.read(3,1)";
-    let family = family(&format!("python3 -c '{threads}' &\n{other}sh -c 'cat <&3; true' &\n sleep 1"));
+    let family = family(&format!("python3 -c '{threads}' &\n{other}sh -c 'cat <&3; true' &"));
     let pid = family.pid();
-    let tree = Tree::new(&Snapshot::take(&root(), Parts::new().threads(true)).unwrap());
+    let tree = Tree::new(&settled(&family, 2));
     let users = UserNames::parse(&std::fs::read("/etc/passwd").unwrap());
     for (options, style) in [
         ("-A", TreeStyle::new()),
@@ -200,7 +220,7 @@ fn a_process_is_seen_from_both_sides() {
     );
     let mut said = [0; 2];
     if outer.0.stdout.take().unwrap().read_exact(&mut said).is_err() {
-        return skip("userns", "no user namespaces here");
+        skip!("no user namespaces here", needs = "userns");
     }
     assert_eq!(&said, b"1\n");
     let snapshot = Snapshot::take(&root(), Parts::new().namespaces(true)).unwrap();
@@ -208,7 +228,7 @@ fn a_process_is_seen_from_both_sides() {
     let sides = Sides::of(&root(), &root().process(inner).unwrap()).unwrap();
     assert_eq!(sides.pids, [inner, 1]);
     let own = root().myself().unwrap().status().unwrap().uid;
-    assert_eq!((sides.uids.host, sides.uids.inside), (own, [Some(0); 4]));
+    assert_eq!((sides.uids.host, sides.uids.inside), (own, Some([Some(0); 4])));
     use NamespaceKind::{Cgroup, Pid, PidForChildren, User};
     assert_eq!(sides.differing, [Cgroup, Pid, PidForChildren, User]);
     let (host, inside) = &sides.cgroup;
@@ -231,6 +251,29 @@ fn a_process_is_seen_from_both_sides() {
     assert_eq!(*pid.owner.as_ref().unwrap(), user.id);
     drop(outer.0.stdin.take());
     outer.0.wait().unwrap();
+}
+
+/// Without a look at its user namespace nobody can say how to read the map of a process.
+#[test]
+fn ids_inside_are_not_guessed() {
+    let test = "views::ids_inside_are_not_guessed";
+    if inside(test) {
+        let parent = root().myself().unwrap().status().unwrap().ppid;
+        let sides = Sides::of(&root(), &root().process(parent).unwrap()).unwrap();
+        assert!(sides.unknown.contains(&NamespaceKind::User));
+        assert_eq!((sides.uids.host.effective, sides.uids.inside), (0, None));
+        assert_eq!(sides.cgroup.1.unwrap_err().kind(), ErrorKind::Denied);
+        return;
+    }
+    if !is_root() {
+        skip!("needs root to become an ordinary user", needs = "root");
+    }
+    again(test, &["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]);
+    // And of one in the same user namespace they are the same.
+    let child = Reaped::sleep();
+    let sides = Sides::of(&root(), &root().process(child.pid()).unwrap()).unwrap();
+    assert_eq!(sides.uids.inside, Some([Some(0); 4]));
+    assert_eq!(sides.cgroup.0.unwrap(), sides.cgroup.1.unwrap());
 }
 
 #[test]

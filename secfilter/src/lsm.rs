@@ -1,0 +1,326 @@
+//! Labels of Linux security modules for the next exec: AppArmor profiles, SELinux contexts.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use palisade_sys::{Fd, OpenHow, Program, Slot, Step};
+
+use crate::error::{Error, Repr};
+
+/// An SELinux context: `user:role:type`, and a level where the policy has levels.
+///
+/// ```
+/// # use palisade_secfilter::lsm::Context;
+/// let context: Context = "system_u:system_r:container_t:s0:c1,c2".parse()?;
+/// assert_eq!((context.kind(), context.level()), ("container_t", Some("s0:c1,c2")));
+/// assert_eq!(context.to_string(), "system_u:system_r:container_t:s0:c1,c2");
+/// # Ok::<(), palisade_secfilter::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Context {
+    user: String,
+    role: String,
+    kind: String,
+    level: Option<String>,
+}
+
+impl Context {
+    /// The SELinux user.
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+
+    /// The role.
+    pub fn role(&self) -> &str {
+        &self.role
+    }
+
+    /// The type.
+    #[doc(alias = "type")]
+    pub fn kind(&self) -> &str {
+        &self.kind
+    }
+
+    /// The level or range of levels, with categories.
+    pub fn level(&self) -> Option<&str> {
+        self.level.as_deref()
+    }
+}
+
+impl FromStr for Context {
+    type Err = Error;
+
+    /// # Errors
+    /// [`Label`](crate::ErrorKind::Label) if a part is missing or has characters that no policy uses.
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let bad = |why| bad_label(text, why);
+        let mut parts = text.splitn(4, ':');
+        let mut word = || {
+            let word = parts.next().ok_or_else(|| bad("an SELinux context is user:role:type[:level]"))?;
+            let plain = |b: u8| b.is_ascii_alphanumeric() || b"_-.".contains(&b);
+            if word.is_empty() || !word.bytes().all(plain) {
+                return Err(bad("user, role and type are words of letters, digits, `_`, `-` and `.`"));
+            }
+            Ok(word.to_owned())
+        };
+        let (user, role, kind) = (word()?, word()?, word()?);
+        let level = parts.next().map(str::to_owned);
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"_-.,:".contains(&b);
+        if level.as_ref().is_some_and(|level| level.is_empty() || !level.bytes().all(plain)) {
+            return Err(bad("a level is like s0 or s0-s0:c1,c2"));
+        }
+        Ok(Context { user, role, kind, level })
+    }
+}
+
+impl fmt::Display for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.user, self.role, self.kind)?;
+        match &self.level {
+            Some(level) => write!(f, ":{level}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A label that the next exec of a thread takes.
+///
+/// An inactive module or a profile that is not loaded is an error, unless [`optional`](ExecLabel::optional) was asked for:
+/// never a silently unconfined program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExecLabel {
+    module: Module,
+    optional: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Module {
+    AppArmor(String),
+    SeLinux(Context),
+}
+
+impl Module {
+    fn name(&self) -> &'static str {
+        match self {
+            Module::AppArmor(_) => "apparmor",
+            Module::SeLinux(_) => "selinux",
+        }
+    }
+}
+
+impl ExecLabel {
+    /// An AppArmor profile by name, `unconfined` included.
+    ///
+    /// # Errors
+    /// [`Label`](crate::ErrorKind::Label) for an empty name or one with control characters.
+    pub fn apparmor(profile: &str) -> Result<Self, Error> {
+        if profile.is_empty() || profile.len() > 1024 || profile.chars().any(char::is_control) {
+            return Err(bad_label(profile, "a profile's name has 1 to 1024 characters and none of control"));
+        }
+        Ok(ExecLabel { module: Module::AppArmor(profile.to_owned()), optional: false })
+    }
+
+    /// An SELinux context. The loaded policy decides whether the transition is allowed.
+    pub fn selinux(context: Context) -> Self {
+        ExecLabel { module: Module::SeLinux(context), optional: false }
+    }
+
+    /// Where the module is not active or the profile not loaded, go on without.
+    pub fn optional(mut self) -> Self {
+        self.optional = true;
+        self
+    }
+
+    /// Checks the label against the running system: `false` if it is optional and cannot be had.
+    ///
+    /// # Errors
+    /// [`Label`](crate::ErrorKind::Label) if the module is not active, or the profile not loaded; [`File`](crate::ErrorKind::File)
+    /// if securityfs cannot be read.
+    pub fn check(&self) -> Result<bool, Error> {
+        self.check_in(Path::new("/sys/kernel/security"))
+    }
+
+    fn check_in(&self, securityfs: &Path) -> Result<bool, Error> {
+        let missing = |why: String| if self.optional { Ok(false) } else { Err(bad_label(self.text(), &why)) };
+        let name = self.module.name();
+        if !active_in(securityfs)?.iter().any(|module| module == name) {
+            return missing(format!("{name} is not active (see /sys/kernel/security/lsm)"));
+        }
+        let Module::AppArmor(profile) = &self.module else { return Ok(true) };
+        let list = securityfs.join("apparmor/profiles");
+        match std::fs::read_to_string(&list) {
+            Ok(list) if profile == "unconfined" || loaded(&list, profile) => Ok(true),
+            Ok(_) => missing("this AppArmor profile is not loaded; load it with apparmor_parser".to_owned()),
+            // Ordinary users may not read the list; the kernel refuses the write then.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(true),
+            Err(error) => Err(file(list, &error)),
+        }
+    }
+
+    /// Adds the opening of the thread's attribute file to `program`; `proc` is the root of a proc file system. It comes
+    /// before ids change, since a process that is not dumpable may not open its own.
+    pub fn open(&self, program: &mut Program, proc: impl Into<Fd>) -> Slot {
+        program.at(Step::LsmLabel, self.text());
+        let path = match self.module {
+            Module::AppArmor(_) => c"thread-self/attr/apparmor/exec",
+            Module::SeLinux(_) => c"thread-self/attr/exec",
+        };
+        program.openat2(proc, path, OpenHow { flags: libc::O_WRONLY, ..OpenHow::default() })
+    }
+
+    /// Adds the writing of the label to the file that [`open`](ExecLabel::open) opened. It comes after no_new_privs and
+    /// before Landlock.
+    pub fn write(&self, program: &mut Program, attribute: Slot) {
+        program.at(Step::LsmLabel, self.text());
+        let text = match &self.module {
+            Module::AppArmor(profile) => format!("exec {profile}"),
+            Module::SeLinux(context) => context.to_string(),
+        };
+        program.write_all(attribute, text.as_bytes());
+        program.close(attribute);
+    }
+
+    /// Both, with the /proc of the thread that runs it; `None` if the label is optional and cannot be had.
+    ///
+    /// # Errors
+    /// As [`check`](ExecLabel::check).
+    pub fn prepare(&self) -> Result<Option<Program>, Error> {
+        if !self.check()? {
+            return Ok(None);
+        }
+        let mut program = Program::new();
+        program.at(Step::LsmLabel, "/proc");
+        let flags = libc::O_PATH | libc::O_DIRECTORY;
+        let proc = program.openat2(Fd::CWD, c"/proc", OpenHow { flags, ..OpenHow::default() });
+        let attribute = self.open(&mut program, proc);
+        self.write(&mut program, attribute);
+        program.close(proc);
+        Ok(Some(program))
+    }
+
+    fn text(&self) -> String {
+        match &self.module {
+            Module::AppArmor(profile) => profile.clone(),
+            Module::SeLinux(context) => context.to_string(),
+        }
+    }
+}
+
+/// The active security modules, in their order: /sys/kernel/security/lsm.
+///
+/// # Errors
+/// [`File`](crate::ErrorKind::File) if securityfs is not mounted there.
+pub fn active() -> Result<Vec<String>, Error> {
+    active_in(Path::new("/sys/kernel/security"))
+}
+
+fn active_in(securityfs: &Path) -> Result<Vec<String>, Error> {
+    let path = securityfs.join("lsm");
+    let text = std::fs::read_to_string(&path).map_err(|error| file(path, &error))?;
+    Ok(text.trim_end().split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect())
+}
+
+/// Whether the kernel's list (`NAME (MODE)` a line) has this profile. A name may hold spaces and parentheses.
+fn loaded(list: &str, profile: &str) -> bool {
+    list.lines().any(|line| line.rsplit_once(" (").is_some_and(|(name, _)| name == profile))
+}
+
+fn bad_label(label: impl AsRef<str>, why: &str) -> Error {
+    let label = label.as_ref().chars().take(128).collect::<String>().escape_debug().to_string();
+    Repr::Label { label, why: why.to_owned() }.into()
+}
+
+fn file(path: PathBuf, error: &io::Error) -> Error {
+    Repr::File { path, errno: error.raw_os_error().unwrap_or(libc::EIO) }.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+
+    #[test]
+    fn contexts_round_trip() {
+        for text in
+            ["a:b:c", "u:r:t:s0", "system_u:system_r:container_t:s0-s0:c0.c1023", "u:r:t-2.x:s0:c1,c2"]
+        {
+            assert_eq!(text.parse::<Context>().unwrap().to_string(), text);
+        }
+        for text in ["", "a", "a:b", "a::c", "a:b:c:", "a:b:c d", "a:b:c\n", "a:b:c:s0\0", "é:b:c"] {
+            assert_eq!(text.parse::<Context>().unwrap_err().kind(), ErrorKind::Label, "{text:?}");
+        }
+    }
+
+    /// A80: a securityfs made of files, as the kernel's looks.
+    #[test]
+    fn a80_an_absent_module_or_profile_is_an_error_unless_optional() {
+        let dir = tempfile::tempdir().unwrap();
+        let with = |lsm: &str, profiles: Option<&str>| {
+            std::fs::write(dir.path().join("lsm"), lsm).unwrap();
+            std::fs::create_dir_all(dir.path().join("apparmor")).unwrap();
+            let list = dir.path().join("apparmor/profiles");
+            match profiles {
+                Some(text) => std::fs::write(list, text).unwrap(),
+                None => drop(std::fs::remove_file(list)),
+            }
+        };
+        let label = ExecLabel::apparmor("my profile").unwrap();
+        let check = |label: &ExecLabel| label.check_in(dir.path()).map_err(|error| error.kind());
+        assert_eq!(check(&label), Err(ErrorKind::File), "no securityfs");
+        with("lockdown,capability,landlock,bpf", None);
+        assert_eq!(check(&label), Err(ErrorKind::Label));
+        assert_eq!(check(&label.clone().optional()), Ok(false));
+        assert_eq!(check(&ExecLabel::selinux("u:r:t".parse().unwrap())), Err(ErrorKind::Label));
+        with("capability,apparmor", Some("my profile2 (enforce)\nunconfined_my profile (complain)\n"));
+        assert_eq!(check(&label), Err(ErrorKind::Label));
+        assert_eq!(check(&ExecLabel::apparmor("unconfined").unwrap()), Ok(true));
+        with("capability,apparmor", Some("other (enforce)\nmy profile (enforce)\n"));
+        assert_eq!(check(&label), Ok(true));
+        with("capability,apparmor", None);
+        assert_eq!(check(&label), Err(ErrorKind::File), "a list that is not there is not an empty one");
+        with("capability,selinux", None);
+        assert_eq!(check(&ExecLabel::selinux("u:r:t".parse().unwrap())), Ok(true));
+        for name in ["", "a\nb", "a\0"] {
+            assert_eq!(ExecLabel::apparmor(name).unwrap_err().kind(), ErrorKind::Label);
+        }
+    }
+
+    /// The program writes what the kernel's files want, in a proc made of files.
+    #[test]
+    fn the_program_writes_the_label() {
+        let dir = tempfile::tempdir().unwrap();
+        let attributes = dir.path().join("thread-self/attr");
+        std::fs::create_dir_all(attributes.join("apparmor")).unwrap();
+        for (label, path, expected) in [
+            (ExecLabel::apparmor("my profile").unwrap(), "apparmor/exec", "exec my profile"),
+            (ExecLabel::selinux("u:r:t:s0".parse().unwrap()), "exec", "u:r:t:s0"),
+        ] {
+            std::fs::write(attributes.join(path), "").unwrap();
+            let proc = std::fs::File::open(dir.path()).unwrap();
+            let mut program = Program::new();
+            let slot = label.open(&mut program, Fd::number(std::os::fd::AsRawFd::as_raw_fd(&proc)));
+            label.write(&mut program, slot);
+            crate::sys::run(&mut program.image()).unwrap();
+            assert_eq!(std::fs::read_to_string(attributes.join(path)).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn the_running_system_is_asked() {
+        let Ok(active) = active() else {
+            eprintln!("SKIP securityfs is not mounted");
+            return;
+        };
+        assert!(active.iter().any(|name| name == "capability"), "{active:?}");
+        let list = std::fs::File::open("/sys/kernel/security/apparmor/profiles");
+        if list.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied) {
+            eprintln!("SKIP the list of profiles is for root");
+            return;
+        }
+        let label = ExecLabel::apparmor("no such profile").unwrap();
+        assert_eq!(label.prepare().unwrap_err().kind(), ErrorKind::Label);
+        assert!(label.optional().prepare().unwrap().is_none());
+    }
+}

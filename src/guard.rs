@@ -1,0 +1,90 @@
+//! The guard of cgroups: a process that outlives the host program by the moment that it takes to kill and remove what
+//! the host program left behind in its cgroups.
+//!
+//! A parent-death signal ends a payload, and with it its pid namespace. It does not end the descendants of a payload
+//! that shares the host's pid namespace, and it removes no cgroup. So all cgroups below one parent are made in one
+//! group of this process, and a guard watches over that: one process for each parent that is used, forked off by the
+//! stage so that it is no child of the host program, which a `wait` of its could see.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::{Mutex, PoisonError};
+
+use palisade_cgroup::{Cgroup, Limits};
+use palisade_sys::{FD_CONTROL, FD_PASSED, Fd, Outcome, Program, Step};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::newborn::Helper;
+use crate::spawner::Bench;
+
+/// A group whose guard is at its post.
+#[derive(Debug)]
+struct Guarded {
+    process: u32,
+    parent: u64,
+    group: Cgroup,
+}
+
+static GUARDED: Mutex<Vec<Guarded>> = Mutex::new(Vec::new());
+
+/// The group below `parent` in which this process makes its cgroups. Called on a spawner thread.
+pub(crate) fn guarded(parent: &Cgroup, bench: &mut Bench) -> Result<Cgroup> {
+    let mut known = GUARDED.lock().unwrap_or_else(PoisonError::into_inner);
+    let process = std::process::id();
+    // After a fork of the host program, what its parent has is its parent's.
+    known.retain(|guarded| guarded.process == process);
+    let id = parent.id().map_err(of_cgroup)?;
+    if let Some(guarded) = known.iter().find(|guarded| guarded.parent == id && guarded.group.path().exists())
+    {
+        return Ok(guarded.group.clone());
+    }
+    let group = parent.create_unique("palisade", &Limits::new()).map_err(of_cgroup)?;
+    post(parent, &group, bench)?;
+    let group = group.keep();
+    known.push(Guarded { process, parent: id, group: group.clone() });
+    Ok(group)
+}
+
+pub(crate) fn of_cgroup(error: palisade_cgroup::Error) -> Error {
+    let errno = error.errno();
+    Error::from_source(ErrorKind::Setup, Step::Cgroup, error, errno)
+}
+
+/// Starts the guard of `group` and waits until it is at its post.
+fn post(parent: &Cgroup, group: &Cgroup, bench: &mut Bench) -> Result<()> {
+    let failed = |call: &'static str| move |error: io::Error| Error::call(Step::Cgroup, call, &error);
+    let host = crate::sys::pidfd_of_self().map_err(failed("pidfd_open"))?;
+    let inside = |file: &str| format!("/proc/self/fd/{}/{file}", group.as_fd().as_raw_fd());
+    let directory = File::open(inside(".")).map_err(failed("open the group"))?;
+    let kill = File::options().write(true).open(inside("cgroup.kill")).map_err(failed("open cgroup.kill"))?;
+    let name = group.path().file_name().and_then(|name| CString::new(name.as_bytes()).ok());
+    let name = name.ok_or_else(|| Error::invalid("the group has no name"))?;
+    let above = parent.as_fd().try_clone_to_owned().map_err(failed("dup"))?;
+
+    let mut p = Program::new();
+    p.at(Step::Cgroup, "guard");
+    p.close_on_exec_from(3);
+    let end = p.forward();
+    p.fork();
+    p.branch(end);
+    // The host program's terminal and its death are not for the guard; the fork has cleared the parent-death signal.
+    p.setsid();
+    p.write_all(Fd::number(FD_CONTROL), b"g");
+    let passed = |n: i32| Fd::number(FD_PASSED + n);
+    p.guard(passed(0), passed(1), passed(2), passed(3), &name);
+    p.land(end);
+
+    let passed: [OwnedFd; 4] = [host, directory.into(), kill.into(), above];
+    let mut helper = Helper::start(&p, &passed, 0, bench)?;
+    let mut ready = [0];
+    match io::Read::read_exact(&mut helper.control, &mut ready) {
+        Ok(()) => helper.finish(),
+        Err(error) => match helper.outcome() {
+            Outcome::Failed(fault) => Err(Error::explained(p.explain(fault))),
+            _ => Err(failed("wait for the guard")(error)),
+        },
+    }
+}

@@ -1,0 +1,215 @@
+//! A child before its payload: cloned, given its ids, watched, and killed unless it is taken.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use palisade_creds::PreparedMaps;
+use palisade_sys::{FD_CONTROL, Fd, HEADER_LEN, Image, Outcome, Program, Step};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::prologue::Prologue;
+use crate::spawner::{self, Bench};
+use crate::stage::StageFile;
+use crate::stdio::Stdio;
+use crate::sys::{self, adopt, clone_child, send_signal, shared_image};
+
+/// A child that has not executed the payload yet: unless it is taken, it is killed and waited for.
+#[derive(Debug)]
+pub(crate) struct Newborn {
+    pub(crate) pid: u32,
+    /// `None` only while it is taken or dropped.
+    pub(crate) pidfd: Option<OwnedFd>,
+    watch: Arc<Watch>,
+}
+
+impl Newborn {
+    /// Clones it; on return it has executed the stage, or ended.
+    pub(crate) fn clone(
+        flags: u64,
+        cgroup: Option<BorrowedFd<'_>>,
+        watch: Arc<Watch>,
+        bench: &mut Bench,
+        prologue: &mut Image,
+    ) -> io::Result<Self> {
+        let pid = clone_child(flags, cgroup, &watch.pidfd, &mut bench.stack, prologue)?;
+        let pidfd = adopt(watch.pidfd.load(Ordering::SeqCst));
+        Ok(Self { pid, pidfd: Some(pidfd), watch })
+    }
+
+    pub(crate) fn give_maps(&self, maps: &PreparedMaps) -> Result<()> {
+        let dir = proc_dir(self.pid).map_err(|error| {
+            Error::call(Step::IdMaps, format!("open /proc/{}", self.pid), &error)
+                .with_hint("the host program needs its /proc, of its own pid namespace, to map ids")
+        })?;
+        maps.apply(dir.as_fd()).map_err(|error| {
+            let errno = error.errno();
+            Error::from_source(ErrorKind::Setup, Step::IdMaps, error, errno)
+        })
+    }
+
+    pub(crate) fn take(mut self) -> (u32, OwnedFd) {
+        self.watch.close();
+        (self.pid, self.pidfd.take().expect("taken once"))
+    }
+}
+
+impl Drop for Newborn {
+    fn drop(&mut self) {
+        self.watch.close();
+        let Some(pidfd) = self.pidfd.take() else { return };
+        // ESRCH: it has ended already. Then it is waited for; a killed set-up ends at once, and if the host program's
+        // own `wait` or an ignored SIGCHLD has taken it (ECHILD), nothing is left to do.
+        drop(send_signal(&pidfd, libc::SIGKILL));
+        drop(sys::wait(&pidfd, true, false));
+    }
+}
+
+/// What the calling thread and the spawner thread share: who may kill the child through its pidfd.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    /// Stored by the kernel before the clone waits for the child.
+    pidfd: AtomicI32,
+    state: Mutex<WatchState>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WatchState {
+    /// The descriptor, once stored, is the child's.
+    Open,
+    /// The set-up is over: the number may mean something else.
+    Closed,
+    Expired,
+}
+
+impl Default for Watch {
+    fn default() -> Self {
+        Self { pidfd: AtomicI32::new(-1), state: Mutex::new(WatchState::Open) }
+    }
+}
+
+impl Watch {
+    fn state(&self) -> MutexGuard<'_, WatchState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The time is over: kills the child if there is one.
+    pub(crate) fn expire(&self) {
+        let mut state = self.state();
+        if *state == WatchState::Open {
+            *state = WatchState::Expired;
+            let fd = self.pidfd.load(Ordering::SeqCst);
+            if fd >= 0 {
+                // ESRCH: it has ended by itself just now.
+                drop(sys::send_signal_to(fd, libc::SIGKILL));
+            }
+        }
+    }
+
+    pub(crate) fn expired(&self) -> bool {
+        *self.state() == WatchState::Expired
+    }
+
+    /// The set-up is over; `false` if the time was over before.
+    fn close(&self) -> bool {
+        let mut state = self.state();
+        let in_time = *state == WatchState::Open;
+        *state = WatchState::Closed;
+        in_time
+    }
+}
+
+/// A process of the stage that is no payload's: it runs a program of ours and ends.
+#[derive(Debug)]
+pub(crate) struct Helper {
+    pub(crate) control: UnixStream,
+    image: OwnedFd,
+    child: Newborn,
+}
+
+impl Helper {
+    /// Starts one in new namespaces of `flags`; `passed` descriptors are at [`FD_PASSED`](palisade_sys::FD_PASSED) and up.
+    pub(crate) fn start(
+        program: &Program,
+        passed: &[OwnedFd],
+        flags: u64,
+        bench: &mut Bench,
+    ) -> Result<Self> {
+        let failed = |call: &'static str| move |error: io::Error| Error::call(Step::Prepare, call, &error);
+        let stage = StageFile::get()?;
+        let (control, theirs) = control_sockets()?;
+        let image = shared_image(&program.image().to_bytes()).map_err(failed("memfd_create"))?;
+        let null = Stdio::null().open(0).map_err(failed("open(\"/dev/null\")"))?;
+        let standard = [null.child.number(); 3].into_iter();
+        let own = [theirs.as_raw_fd(), image.as_raw_fd()];
+        let numbers = passed.iter().map(AsRawFd::as_raw_fd);
+        let prologue = Prologue::new(passed.len(), 0);
+        let mut started = prologue.image(standard.chain(own).chain(numbers), stage.number());
+        let child = Newborn::clone(flags, None, Arc::default(), bench, &mut started)
+            .map_err(|error| Error::call(Step::Clone, "clone3", &error))?;
+        match started.outcome() {
+            Outcome::Failed(fault) => Err(Error::explained(prologue.program.explain(fault))),
+            _ => Ok(Self { control, image, child }),
+        }
+    }
+
+    pub(crate) fn outcome(&self) -> Outcome {
+        read_outcome(&self.image).unwrap_or(Outcome::NotStarted)
+    }
+
+    /// Waits for its end.
+    pub(crate) fn finish(self) -> Result<()> {
+        let (_, pidfd) = self.child.take();
+        match sys::wait(&pidfd, true, false) {
+            Err(error) if error.raw_os_error() != Some(libc::ECHILD) => {
+                Err(Error::call(Step::Prepare, "waitid", &error))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A user namespace with these maps, held by its descriptor alone: for id-mapped mounts.
+pub(crate) fn user_namespace(maps: PreparedMaps) -> Result<OwnedFd> {
+    let made = spawner::start(move |bench| {
+        let failed = |call: &'static str| move |error: io::Error| Error::call(Step::IdMaps, call, &error);
+        // Its first process waits for a byte that never comes, until it is killed.
+        let mut wait = Program::new();
+        let byte = wait.room(1);
+        wait.read_exact(Fd::number(FD_CONTROL), byte);
+        let helper = Helper::start(&wait, &[], libc::CLONE_NEWUSER as u64, bench)?;
+        helper.child.give_maps(&maps)?;
+        let path = format!("/proc/{}/ns/user", helper.child.pid);
+        let file = std::fs::File::open(path).map_err(failed("open /proc/PID/ns/user"))?;
+        sys::above_stdio(file.into()).map_err(failed("fcntl(F_DUPFD_CLOEXEC)"))
+    })?;
+    made.recv().unwrap_or_else(|_| Err(spawner::panicked()))
+}
+
+/// Our end of the control socket, and the stage's.
+pub(crate) fn control_sockets() -> Result<(UnixStream, OwnedFd)> {
+    let failed = |call: &'static str| move |error: io::Error| Error::call(Step::Prepare, call, &error);
+    let (ours, theirs) = UnixStream::pair().map_err(failed("socketpair(AF_UNIX)"))?;
+    let above =
+        |stream: UnixStream| sys::above_stdio(stream.into()).map_err(failed("fcntl(F_DUPFD_CLOEXEC)"));
+    Ok((above(ours)?.into(), above(theirs)?))
+}
+
+/// What the stage left in its image.
+pub(crate) fn read_outcome(image: &OwnedFd) -> Result<Outcome> {
+    let mut header = [0; HEADER_LEN];
+    let read = nix::sys::uio::pread(image.as_fd(), &mut header, 0).map_err(io::Error::from);
+    read.map_err(|error| Error::call(Step::Stage, "pread from the image", &error))?;
+    Ok(Outcome::parse(&header))
+}
+
+/// The child's directory in /proc, if that is the /proc of our own pid namespace.
+fn proc_dir(pid: u32) -> io::Result<std::fs::File> {
+    let own = std::fs::read_link("/proc/self")?;
+    if own.to_str() != Some(std::process::id().to_string().as_str()) {
+        return Err(io::Error::other("/proc belongs to another pid namespace"));
+    }
+    std::fs::File::open(format!("/proc/{pid}"))
+}
