@@ -207,7 +207,7 @@ pub(crate) fn hint(call: &str, step: Step, errno: i32) -> Option<&'static str> {
         }
         ("openat2", libc::ELOOP) => "a symbolic link stands there: name the place that it leads to",
         ("openat2", libc::EXDEV) => {
-            "a symbolic link of the root leads from the mount where the target is into another one"
+            "the target leads out of the mount that it is in: by a symbolic link, or into a mount below the source"
         }
         ("openat2" | "mkdirat" | "mknodat", libc::ENOENT) if step == Step::Masks => {
             "masked files are covered by the view's /dev/null: add a Dev"

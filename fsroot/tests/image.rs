@@ -117,6 +117,23 @@ impl Place {
     }
 }
 
+impl Drop for Place {
+    /// Directories that their owner may not write to would stay behind for an ordinary user.
+    fn drop(&mut self) {
+        open_up(&self.into);
+    }
+}
+
+fn open_up(dir: &Path) {
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).unwrap();
+    for entry in fs::read_dir(dir).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            open_up(&entry.path());
+        }
+    }
+}
+
 /// Everything below a directory with its type letter.
 fn list(dir: &Path) -> BTreeMap<String, char> {
     fn walk(dir: &Path, at: &str, found: &mut BTreeMap<String, char>) {
