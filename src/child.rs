@@ -203,6 +203,7 @@ impl Child {
         if let Some(cause) = collected.stopped {
             self.kill_for(cause)?;
         }
+        drop(collected.open);
         let status = self.wait()?;
         let [stdout, stderr] = collected.bytes;
         Ok(Output { status, stdout, stderr })

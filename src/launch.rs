@@ -90,7 +90,12 @@ fn perform(plan: &Plan, bench: &mut Bench, watch: &Arc<Watch>) -> Result<Started
     }
 
     if let Some(maps) = &plan.maps {
-        child.give_maps(maps)?;
+        if let Err(error) = child.give_maps(maps) {
+            // A stage that failed or ended meanwhile says why in its image, which is the better answer.
+            let ended =
+                child.pidfd.as_ref().is_some_and(|fd| matches!(sys::wait(fd, false, true), Ok(Some(_))));
+            return Err(if ended { conclude(plan, &image, &child).err().unwrap_or(error) } else { error });
+        }
         // EPIPE: it has ended already; why is in the image.
         match send(control.as_raw_fd(), &[1], MsgFlags::MSG_NOSIGNAL) {
             Ok(_) | Err(nix::errno::Errno::EPIPE | nix::errno::Errno::ECONNRESET) => {}

@@ -76,6 +76,7 @@ pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload) -> Program {
     if sandbox.maps.is_some() && identity.change {
         p.append(&first_identity(identity.uid, identity.gid));
         // The change of ids has cleared it.
+        p.at(Step::FirstIdentity, "");
         parent_death(&mut p);
     }
 

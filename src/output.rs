@@ -16,6 +16,9 @@ use crate::status::ExitCause;
 pub(crate) struct Collected {
     pub(crate) bytes: [Vec<u8>; 2],
     pub(crate) stopped: Option<ExitCause>,
+    /// Streams that had not ended. Who stops before the end kills the payload while they are open: closing them first
+    /// would end it by SIGPIPE.
+    pub(crate) open: [Option<File>; 2],
 }
 
 /// Bytes read at once: the default size of a pipe.
@@ -33,16 +36,16 @@ pub(crate) fn collect(
     for stream in streams.iter().flatten() {
         fcntl(stream, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     }
-    let mut collected = Collected { bytes: [Vec::new(), Vec::new()], stopped: None };
+    let (mut collected, mut stopped) = ([Vec::new(), Vec::new()], None);
     let mut chunk = vec![0; CHUNK];
-    while streams.iter().any(Option::is_some) {
+    'all: while streams.iter().any(Option::is_some) {
         let over = deadline.is_some_and(|deadline| deadline <= Instant::now());
         if over {
-            collected.stopped = Some(ExitCause::TimedOut);
+            stopped = Some(ExitCause::TimedOut);
             break;
         }
         let ended = wait_for_any(&streams, pidfd, deadline)?;
-        for (stream, bytes) in streams.iter_mut().zip(&mut collected.bytes) {
+        for (stream, bytes) in streams.iter_mut().zip(&mut collected) {
             while let Some(open) = stream {
                 match open.read(&mut chunk) {
                     Ok(0) => *stream = None,
@@ -53,8 +56,8 @@ pub(crate) fn collect(
                 }
                 if bytes.len() as u64 > limit {
                     bytes.truncate(limit as usize);
-                    collected.stopped = Some(ExitCause::OutputLimit);
-                    return Ok(collected);
+                    stopped = Some(ExitCause::OutputLimit);
+                    break 'all;
                 }
             }
         }
@@ -63,7 +66,7 @@ pub(crate) fn collect(
             break;
         }
     }
-    Ok(collected)
+    Ok(Collected { bytes: collected, stopped, open: streams })
 }
 
 /// Whether the process had ended before the streams are read next.

@@ -108,9 +108,9 @@ fn tight_limits_of_the_host_program_do_not_stop_it() {
     });
     in_child(|| {
         use nix::sys::resource::{Resource as Limit, setrlimit};
-        let sandbox = Sandbox::new().unwrap();
-        sandbox.command("/bin/true").status().unwrap();
         setrlimit(Limit::RLIMIT_NOFILE, 32, 32).unwrap();
+        // A default limit is not above what the host program itself may have.
+        let sandbox = Sandbox::new().unwrap();
         let out = sandbox.command("/bin/sh").args(["-c", "ulimit -n"]).output();
         match out {
             Ok(_) => {}
@@ -148,7 +148,8 @@ fn handlers_on_every_signal_and_an_own_reaper_do_not_disturb() {
 fn the_host_program_is_what_it_was_before() {
     let state = || {
         let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
-        let kept = ["Umask", "Uid", "Gid", "Groups", "Cap", "NoNewPrivs", "Seccomp", "Sig", "Shd"];
+        let kept =
+            ["Umask", "Uid", "Gid", "Groups", "Cap", "NoNewPrivs", "Seccomp", "SigBlk", "SigIgn", "SigCgt"];
         let status: Vec<_> = status
             .lines()
             .filter(|line| kept.iter().any(|k| line.starts_with(k)))
@@ -169,7 +170,7 @@ fn the_host_program_is_what_it_was_before() {
     let sandbox = Sandbox::builder().rlimit(Resource::Cpu, 5, 5).build().unwrap();
     assert!(sandbox.command("/bin/true").umask(0o77).env("A", "b").status().unwrap().success());
     assert!(sandbox.command("/no/such").status().is_err());
-    assert_eq!(state(), before);
+    assert!(state() == before, "something of the host program changed");
 }
 
 /// A fork copies page tables; ours does not: the time does not grow with the host program.
