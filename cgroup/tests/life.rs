@@ -161,32 +161,6 @@ fn a111_a_group_removed_by_others_is_gone_not_an_error_to_remove() {
 }
 
 #[test]
-fn a111_an_inner_group_holds_no_processes() {
-    let Some(home) = playground("inner") else { return };
-    // cpu, cpuset and pids can do with processes in inner groups, at the price of threaded mode.
-    let domain = |c: &&Controller| matches!(c.name(), "memory" | "io" | "hugetlb" | "rdma" | "misc");
-    let Some(controller) = home.controllers().expect("readable").iter().find(domain).cloned() else {
-        return skip("controllers", "not one of those that want the rule");
-    };
-    home.enable(&[controller.clone()].into()).expect("enabled");
-    let e = home.add_process(std::process::id()).expect_err("no process in an inner group");
-    assert_eq!(e.kind(), ErrorKind::Busy, "{e}");
-    // The other way round: processes first.
-    let leaf = home.create("leaf", &Limits::new()).expect("created");
-    let mut child = spawn_in(&leaf, "exec sleep 1000");
-    until("it sits there", || !leaf.procs().expect("readable").is_empty());
-    let e = leaf.enable(&[controller.clone()].into()).expect_err("processes sit there");
-    assert_eq!((e.kind(), e.controller()), (ErrorKind::Busy, Some(controller.name())), "{e}");
-    assert!(e.remedy().is_some_and(|r| r.contains("vacate")), "{e}");
-    leaf.vacate("inside").expect("moved");
-    let moved = leaf.child("inside").expect("made");
-    leaf.enable(&[controller].into()).expect("now it can");
-    assert_eq!(moved.procs().expect("readable"), [child.id()]);
-    leaf.remove().expect("removed");
-    child.wait().expect("reaped");
-}
-
-#[test]
 fn names_are_checked_and_collisions_told() {
     let Some(home) = playground("names") else { return };
     for bad in ["", ".", "..", "a/b", "cgroup.procs", "memory.x", "a\nb"] {

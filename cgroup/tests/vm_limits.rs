@@ -5,7 +5,7 @@ mod common;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-use common::{LONG, killed, playground_with, run_in, skip, spawn_in, until};
+use common::{LONG, killed, playground, playground_with, run_in, skip, spawn_in, until};
 use palisade_cgroup::{
     Bytes, Cgroup, Controller, CpuMax, DeviceNumber, ErrorKind, HugePage, IoMax, Limit, Limits, MemoryEvents,
     Nice, OwnedCgroup, Partition, Sampler, Weight, docker,
@@ -419,4 +419,30 @@ fn an_invalid_partition_is_an_error() {
 fn stress_four_threads_with_limits_leave_an_empty_tree() {
     let Some(home) = memory_home("cycles") else { return };
     common::cycles(&home, &tight().pids_max(8), 500);
+}
+
+#[test]
+fn a111_an_inner_group_holds_no_processes() {
+    let Some(home) = playground("inner") else { return };
+    // cpu, cpuset and pids can do with processes in inner groups, at the price of threaded mode.
+    let domain = |c: &&Controller| matches!(c.name(), "memory" | "io" | "hugetlb" | "rdma" | "misc");
+    let Some(controller) = home.controllers().expect("readable").iter().find(domain).cloned() else {
+        return skip("controllers", "not one of those that want the rule");
+    };
+    home.enable(&[controller.clone()].into()).expect("enabled");
+    let e = home.add_process(std::process::id()).expect_err("no process in an inner group");
+    assert_eq!(e.kind(), ErrorKind::Busy, "{e}");
+    // The other way round: processes first.
+    let leaf = home.create("leaf", &Limits::new()).expect("created");
+    let mut child = spawn_in(&leaf, "exec sleep 1000");
+    until("it sits there", || !leaf.procs().expect("readable").is_empty());
+    let e = leaf.enable(&[controller.clone()].into()).expect_err("processes sit there");
+    assert_eq!((e.kind(), e.controller()), (ErrorKind::Busy, Some(controller.name())), "{e}");
+    assert!(e.remedy().is_some_and(|r| r.contains("vacate")), "{e}");
+    leaf.vacate("inside").expect("moved");
+    let moved = leaf.child("inside").expect("made");
+    leaf.enable(&[controller].into()).expect("now it can");
+    assert_eq!(moved.procs().expect("readable"), [child.id()]);
+    leaf.remove().expect("removed");
+    child.wait().expect("reaped");
 }
