@@ -32,6 +32,8 @@ pub struct Child {
     pid: u32,
     /// Taken by drop only.
     live: Option<Live>,
+    /// The process whose child it is: after a fork of the host program, the copy's drop is nobody's end.
+    maker: u32,
     lifetime: Lifetime,
     deadline: Option<Instant>,
     output_limit: u64,
@@ -50,14 +52,12 @@ pub(crate) struct Live {
 impl Live {
     /// Kills the payload and whatever it started.
     pub(crate) fn kill_all(&self) -> Result<()> {
-        if let Some(cgroup) = &self.cgroup {
-            cgroup.kill().map_err(|error| {
-                let errno = error.errno();
-                Error::from_source(ErrorKind::Supervise, Step::Supervise, error, errno)
-            })?;
-        }
-        // In a pid namespace the payload is its init, whose end takes all others along.
-        self.signal(libc::SIGKILL)
+        let killed = self.cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.kill()).map_err(|error| {
+            let errno = error.errno();
+            Error::from_source(ErrorKind::Supervise, Step::Supervise, error, errno)
+        });
+        // In a pid namespace the payload is its init, whose end takes all others along. Both, whatever the one says.
+        self.signal(libc::SIGKILL).and(killed)
     }
 
     fn signal(&self, signal: i32) -> Result<()> {
@@ -84,18 +84,19 @@ pub struct Output {
 
 impl Child {
     pub(crate) fn new(
-        started: Started,
+        mut started: Started,
         lifetime: Lifetime,
         deadline: Option<Instant>,
         output_limit: u64,
     ) -> Self {
-        let Started { pid, pidfd, streams: [stdin, stdout, stderr], cgroup } = started;
+        let [stdin, stdout, stderr] = started.streams.each_mut().map(Option::take);
         Self {
             stdin: stdin.map(Into::into),
             stdout: stdout.map(Into::into),
             stderr: stderr.map(Into::into),
-            pid,
-            live: Some(Live { pidfd, cgroup }),
+            pid: started.pid,
+            live: started.live.take(),
+            maker: std::process::id(),
             lifetime,
             deadline,
             output_limit,
@@ -138,7 +139,7 @@ impl Child {
     /// # Errors
     /// As [`signal`](Self::signal).
     pub fn kill(&mut self) -> Result<()> {
-        if self.status.is_some() { Ok(()) } else { self.live().kill_all() }
+        if self.status.is_some() { Ok(()) } else { self.kill_for(ExitCause::Signaled(libc::SIGKILL)) }
     }
 
     /// Waits until the payload has ended, closing its standard input first. Waits for at most
@@ -271,6 +272,9 @@ impl Child {
 impl Drop for Child {
     fn drop(&mut self) {
         let Some(live) = self.live.take() else { return };
+        if self.maker != std::process::id() {
+            return; // an OwnedCgroup looks at its own maker
+        }
         match (self.lifetime, self.status) {
             (Lifetime::Detached, _) => reaper::leave(live),
             (Lifetime::Host, Some(_)) if live.cgroup.is_none() => {}

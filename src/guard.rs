@@ -1,5 +1,4 @@
-//! The guard of cgroups: a process that outlives the host program by the moment that it takes to kill and remove what
-//! the host program left behind in its cgroups.
+//! Guards: processes that outlive the host program by the moment that it takes to end what it left behind.
 //!
 //! A parent-death signal ends a payload, and with it its pid namespace. It does not end the descendants of a payload
 //! that shares the host's pid namespace, and it removes no cgroup. So all cgroups below one parent are made in one
@@ -9,7 +8,7 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Mutex, PoisonError};
 
@@ -53,6 +52,19 @@ pub(crate) fn of_cgroup(error: palisade_cgroup::Error) -> Error {
     Error::from_source(ErrorKind::Setup, Step::Cgroup, error, errno)
 }
 
+/// Starts the guard of one payload: it kills that when the host program has ended, and ends with it otherwise. For
+/// payloads that could do away with their parent-death signal.
+pub(crate) fn watch_over(payload: BorrowedFd<'_>, bench: &mut Bench) -> Result<()> {
+    let failed = |call: &'static str| move |error: io::Error| Error::call(Step::ParentDeath, call, &error);
+    let host = crate::sys::pidfd_of_self().map_err(failed("pidfd_open"))?;
+    let payload = payload.try_clone_to_owned().map_err(failed("dup"))?;
+    start(&[host, payload], bench, |p| {
+        p.wait_for_any(&[FD_PASSED, FD_PASSED + 1]);
+        p.pidfd_send_signal(Fd::number(FD_PASSED + 1), libc::SIGKILL);
+        p.tolerate(&[libc::ESRCH]);
+    })
+}
+
 /// Starts the guard of `group` and waits until it is at its post.
 fn post(parent: &Cgroup, group: &Cgroup, bench: &mut Bench) -> Result<()> {
     let failed = |call: &'static str| move |error: io::Error| Error::call(Step::Cgroup, call, &error);
@@ -64,27 +76,35 @@ fn post(parent: &Cgroup, group: &Cgroup, bench: &mut Bench) -> Result<()> {
     let name = name.ok_or_else(|| Error::invalid("the group has no name"))?;
     let above = parent.as_fd().try_clone_to_owned().map_err(failed("dup"))?;
 
+    let passed = |n: i32| Fd::number(FD_PASSED + n);
+    start(&[host, directory.into(), kill.into(), above], bench, |p| {
+        p.guard(passed(0), passed(1), passed(2), passed(3), &name);
+    })
+}
+
+/// Starts a process that is no child of ours and does `duty`, and waits until it is at its post.
+fn start(passed: &[OwnedFd], bench: &mut Bench, duty: impl FnOnce(&mut Program)) -> Result<()> {
     let mut p = Program::new();
-    p.at(Step::Cgroup, "guard");
+    p.at(Step::ParentDeath, "guard");
     p.close_on_exec_from(3);
     let end = p.forward();
     p.fork();
     p.branch(end);
-    // The host program's terminal and its death are not for the guard; the fork has cleared the parent-death signal.
+    // The host program's terminal, directory and death are not for the guard; the fork has cleared the parent-death
+    // signal.
     p.setsid();
+    p.chdir(c"/");
     p.write_all(Fd::number(FD_CONTROL), b"g");
-    let passed = |n: i32| Fd::number(FD_PASSED + n);
-    p.guard(passed(0), passed(1), passed(2), passed(3), &name);
+    duty(&mut p);
     p.land(end);
 
-    let passed: [OwnedFd; 4] = [host, directory.into(), kill.into(), above];
-    let mut helper = Helper::start(&p, &passed, 0, bench)?;
+    let mut helper = Helper::start(&p, passed, 0, bench)?;
     let mut ready = [0];
     match io::Read::read_exact(&mut helper.control, &mut ready) {
         Ok(()) => helper.finish(),
         Err(error) => match helper.outcome() {
             Outcome::Failed(fault) => Err(Error::explained(p.explain(fault))),
-            _ => Err(failed("wait for the guard")(error)),
+            _ => Err(Error::call(Step::ParentDeath, "wait for the guard", &error)),
         },
     }
 }

@@ -6,15 +6,18 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::Arc;
-use std::sync::mpsc::RecvTimeoutError;
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::{MsgFlags, send};
-use palisade_sys::{Outcome, STAGE_COMM, Step};
+use palisade_sys::{Outcome, Step};
 
+use crate::child::Live;
 use crate::error::{Error, ErrorKind, Result};
+use crate::guard;
 use crate::newborn::{Newborn, Watch, control_sockets, read_outcome};
 use crate::plan::Plan;
+use crate::reaper;
 use crate::spawner::{self, Bench};
 use crate::stage::StageFile;
 use crate::stdio::Opened;
@@ -24,10 +27,19 @@ use crate::sys::{self, adopt, run_here, shared_image};
 #[derive(Debug)]
 pub(crate) struct Started {
     pub(crate) pid: u32,
-    pub(crate) pidfd: OwnedFd,
+    /// Taken by the `Child` that it becomes.
+    pub(crate) live: Option<Live>,
     /// Our ends of the piped standard streams.
     pub(crate) streams: [Option<OwnedFd>; 3],
-    pub(crate) cgroup: Option<palisade_cgroup::OwnedCgroup>,
+}
+
+impl Drop for Started {
+    /// Nobody waits for it any more.
+    fn drop(&mut self) {
+        if let Some(live) = self.live.take() {
+            reaper::end(live, false);
+        }
+    }
 }
 
 /// How long a killed set-up may take to go, before the thread that waits for it is left behind.
@@ -43,12 +55,11 @@ pub(crate) fn launch(plan: Plan) -> Result<Started> {
         Ok(done) => done,
         Err(RecvTimeoutError::Disconnected) => Err(spawner::panicked()),
         Err(RecvTimeoutError::Timeout) => {
-            watch.expire();
-            let late = result.recv_timeout(LAST_GRACE);
-            // Whatever came of it was killed; a child that was executed just now is dropped here, and goes.
-            let step = match &late {
-                Ok(Err(error)) => error.step(),
-                _ => Step::Clone,
+            let step = match wait_for_the_late(&watch, &result) {
+                // It was ready at the last moment, and was not killed.
+                Some(Ok(started)) => return Ok(started),
+                Some(Err(error)) => error.step(),
+                None => Step::Prepare,
             };
             let new =
                 Error::new(ErrorKind::SetupTimeout, step, format!("set-up did not end within {limit:?}"));
@@ -60,8 +71,22 @@ pub(crate) fn launch(plan: Plan) -> Result<Started> {
     }
 }
 
+/// Kills the set-up, again and again since it may only be on its way to a child, and gives what comes of it. `None`: it
+/// hangs where no signal reaches, on the host program's side or in the kernel.
+fn wait_for_the_late(watch: &Watch, result: &Receiver<Result<Started>>) -> Option<Result<Started>> {
+    let until = Instant::now() + LAST_GRACE;
+    while Instant::now() < until {
+        watch.expire();
+        match result.recv_timeout(Duration::from_millis(50)) {
+            Ok(done) => return Some(done),
+            Err(RecvTimeoutError::Disconnected) => return Some(Err(spawner::panicked())),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+    }
+    None
+}
+
 fn perform(plan: &Plan, bench: &mut Bench, watch: &Arc<Watch>) -> Result<Started> {
-    bench.check_keyring()?;
     let stage = StageFile::get()?;
     let prepare = |call: &'static str| move |error: io::Error| Error::call(Step::Prepare, call, &error);
 
@@ -69,8 +94,8 @@ fn perform(plan: &Plan, bench: &mut Bench, watch: &Arc<Watch>) -> Result<Started
     let trees = take_trees(plan)?;
     let [stdin, stdout, stderr] = open_streams(plan)?;
     let (control, theirs) = control_sockets()?;
-    let image =
-        shared_image(&plan.stage.image().to_bytes()).map_err(prepare("memfd_create(\"palisade-image\")"))?;
+    let (image, name) = plan.stage_image();
+    let image = shared_image(&image.to_bytes()).map_err(prepare("memfd_create(\"palisade-image\")"))?;
 
     let standard = [&stdin, &stdout, &stderr].map(|stream| stream.child.number());
     let passed = trees.iter().chain(plan.descriptors()).map(AsRawFd::as_raw_fd);
@@ -82,8 +107,7 @@ fn perform(plan: &Plan, bench: &mut Bench, watch: &Arc<Watch>) -> Result<Started
         .map_err(|error| plan.clone_error(&error))?;
     drop(theirs);
     if watch.expired() {
-        // Killed, or about to be, before it could be seen; the drop sees to it.
-        return Err(Error::new(ErrorKind::SetupTimeout, Step::Stage, "killed"));
+        return Err(timed_out()); // the drop kills it
     }
     if let Outcome::Failed(fault) = prologue.outcome() {
         return Err(Error::explained(plan.prologue.program.explain(fault)));
@@ -94,8 +118,17 @@ fn perform(plan: &Plan, bench: &mut Bench, watch: &Arc<Watch>) -> Result<Started
             // A stage that failed or ended meanwhile says why in its image, which is the better answer.
             let ended =
                 child.pidfd.as_ref().is_some_and(|fd| matches!(sys::wait(fd, false, true), Ok(Some(_))));
-            return Err(if ended { conclude(plan, &image, &child).err().unwrap_or(error) } else { error });
+            return Err(if ended {
+                conclude(plan, &image, &name, &child).err().unwrap_or(error)
+            } else {
+                error
+            });
         }
+    }
+    if plan.guard {
+        child.pidfd.as_ref().map_or(Ok(()), |pidfd| guard::watch_over(pidfd.as_fd(), bench))?;
+    }
+    if plan.maps.is_some() || plan.guard {
         // EPIPE: it has ended already; why is in the image.
         match send(control.as_raw_fd(), &[1], MsgFlags::MSG_NOSIGNAL) {
             Ok(_) | Err(nix::errno::Errno::EPIPE | nix::errno::Errno::ECONNRESET) => {}
@@ -105,9 +138,15 @@ fn perform(plan: &Plan, bench: &mut Bench, watch: &Arc<Watch>) -> Result<Started
 
     // The socket closes when the payload is executed, or when the child ends.
     wait_for_end(control).map_err(|error| Error::call(Step::Stage, "read from the stage", &error))?;
-    conclude(plan, &image, &child)?;
-    let (pid, pidfd) = child.take();
-    Ok(Started { pid, pidfd, streams: [stdin.parent, stdout.parent, stderr.parent], cgroup })
+    conclude(plan, &image, &name, &child)?;
+    let (pid, pidfd) = child.take().ok_or_else(timed_out)?;
+    let live = Some(Live { pidfd, cgroup });
+    Ok(Started { pid, live, streams: [stdin.parent, stdout.parent, stderr.parent] })
+}
+
+/// For the spawner thread's side: the caller makes its own, with the time.
+fn timed_out() -> Error {
+    Error::new(ErrorKind::SetupTimeout, Step::Stage, "killed, since the time for set-up was over")
 }
 
 /// The detached copies of mounts that a privileged host program takes for its child.
@@ -150,10 +189,10 @@ fn wait_for_end(mut control: UnixStream) -> io::Result<()> {
 }
 
 /// Decides from what the stage left in its image whether the payload was executed.
-fn conclude(plan: &Plan, image: &OwnedFd, child: &Newborn) -> Result<()> {
+fn conclude(plan: &Plan, image: &OwnedFd, name: &[u8; 15], child: &Newborn) -> Result<()> {
     match read_outcome(image)? {
         Outcome::Failed(fault) => Err(plan.stage_error(fault)),
-        Outcome::Executing if !died_as_stage(child) => Ok(()),
+        Outcome::Executing if !died_as_stage(child, name) => Ok(()),
         outcome => {
             let step = if outcome == Outcome::Executing { Step::Exec } else { Step::Stage };
             let status = child.pidfd.as_ref().and_then(|fd| sys::wait(fd, true, true).ok().flatten());
@@ -175,16 +214,14 @@ fn conclude(plan: &Plan, image: &OwnedFd, child: &Newborn) -> Result<()> {
     }
 }
 
-/// Whether the child ended before its payload's image replaced the stage's: a process keeps the name that its last
-/// exec gave it, as a zombie too.
-fn died_as_stage(child: &Newborn) -> bool {
+/// Whether the child was killed before its payload's image replaced the stage's: a process keeps the name that its last
+/// exec gave it, as a zombie too, and the name that the stage gave itself is one that no payload knows.
+fn died_as_stage(child: &Newborn, name: &[u8; 15]) -> bool {
     let Some(pidfd) = &child.pidfd else { return false };
-    let ended = matches!(sys::wait(pidfd, false, true), Ok(Some(_)));
-    if !ended {
-        return false;
+    let Ok(Some(ended)) = sys::wait(pidfd, false, true) else { return false };
+    if ended.status & 0x7f == 0 {
+        return false; // an exec that fails leaves a fault, so an exit is the payload's
     }
-    let name = STAGE_COMM.split(|&b| b == 0).next().unwrap_or_default();
     let stat = std::fs::read(format!("/proc/{}/stat", child.pid)).unwrap_or_default();
-    stat.windows(name.len() + 2)
-        .any(|w| w[0] == b'(' && &w[1..=name.len()] == name && w[name.len() + 1] == b')')
+    stat.windows(17).any(|w| w[0] == b'(' && &w[1..16] == name && w[16] == b')')
 }

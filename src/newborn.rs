@@ -34,7 +34,10 @@ impl Newborn {
         bench: &mut Bench,
         prologue: &mut Image,
     ) -> io::Result<Self> {
-        let pid = clone_child(flags, cgroup, &watch.pidfd, &mut bench.stack, prologue)?;
+        let pid = clone_child(flags, cgroup, &watch.pidfd, &mut bench.stack, prologue).inspect_err(|_| {
+            // The kernel may have stored a number before it failed; it means nothing, or soon something else.
+            watch.close();
+        })?;
         let pidfd = adopt(watch.pidfd.load(Ordering::SeqCst));
         Ok(Self { pid, pidfd: Some(pidfd), watch })
     }
@@ -50,9 +53,11 @@ impl Newborn {
         })
     }
 
-    pub(crate) fn take(mut self) -> (u32, OwnedFd) {
-        self.watch.close();
-        (self.pid, self.pidfd.take().expect("taken once"))
+    /// Hands it over, unless its time is over: then it is killed and waited for here.
+    pub(crate) fn take(mut self) -> Option<(u32, OwnedFd)> {
+        let in_time = self.watch.close();
+        let pidfd = if in_time { self.pidfd.take() } else { None };
+        pidfd.map(|pidfd| (self.pid, pidfd))
     }
 }
 
@@ -95,10 +100,11 @@ impl Watch {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The time is over: kills the child if there is one.
+    /// The time is over: kills the child if there is one. To be called again until the set-up has ended: the child may
+    /// not have been there yet.
     pub(crate) fn expire(&self) {
         let mut state = self.state();
-        if *state == WatchState::Open {
+        if *state != WatchState::Closed {
             *state = WatchState::Expired;
             let fd = self.pidfd.load(Ordering::SeqCst);
             if fd >= 0 {
@@ -161,7 +167,7 @@ impl Helper {
 
     /// Waits for its end.
     pub(crate) fn finish(self) -> Result<()> {
-        let (_, pidfd) = self.child.take();
+        let Some((_, pidfd)) = self.child.take() else { return Ok(()) };
         match sys::wait(&pidfd, true, false) {
             Err(error) if error.raw_os_error() != Some(libc::ECHILD) => {
                 Err(Error::call(Step::Prepare, "waitid", &error))

@@ -6,7 +6,7 @@
 use std::ffi::CString;
 
 use palisade_creds::first_identity;
-use palisade_sys::{FD_CONTROL, FD_PASSED, Fd, OpenHow, Place, Program, Step};
+use palisade_sys::{FD_CONTROL, FD_PASSED, Fd, OpenHow, Place, Program, Slot, Step};
 
 use crate::prepare::Prepared;
 use crate::rlimit::Resource;
@@ -49,7 +49,9 @@ const SETTABLE_SIGNALS: u64 = !(1 << (libc::SIGKILL - 1) | 1 << (libc::SIGSTOP -
 const TRY_NEXT: &[i32] = &[libc::ENOENT, libc::ENOTDIR, libc::EACCES, libc::ESTALE];
 
 /// The stage's program.
-pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload) -> Program {
+///
+/// The two slots are its inputs for a name that only this spawn knows (see [`crate::launch`]).
+pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload) -> (Program, [Slot; 2]) {
     let identity = &sandbox.identity;
     let during = sandbox.setup_capabilities.bits();
     let fragment = |p: &mut Program, wanted: Step| {
@@ -60,6 +62,11 @@ pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload) -> Program {
     let mut p = Program::new();
 
     p.at(Step::Baseline, "");
+    let name = [p.input("name"), p.input("name")];
+    let place = p.room(16);
+    p.store(place.part(0, 8), name[0]);
+    p.store(place.part(8, 8), name[1]);
+    p.set_name(place);
     p.close_on_exec_from(3);
     p.prctl(libc::PR_CAP_AMBIENT, [libc::PR_CAP_AMBIENT_CLEAR_ALL as u64, 0, 0, 0]);
     p.capset(during, during, 0);
@@ -68,7 +75,7 @@ pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload) -> Program {
     }
     let umask = p.umask(0);
 
-    if sandbox.maps.is_some() {
+    if sandbox.maps.is_some() || sandbox.guard {
         p.at(Step::IdMaps, "wait for the parent");
         let go = p.room(1);
         p.read_exact(Fd::number(FD_CONTROL), go);
@@ -95,10 +102,15 @@ pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload) -> Program {
         Session::NewGroup => p.setpgid(0),
         Session::Inherit => {}
     }
-    for &(resource, soft, hard) in sandbox.limits.iter().chain(&payload.limits) {
-        p.at(Step::Limits, resource.to_string());
-        p.setrlimit(resource.raw(), soft, hard);
-    }
+    let limits = |p: &mut Program, step: Step, wanted: fn(Resource) -> bool| {
+        for &(resource, soft, hard) in sandbox.limits.iter().chain(&payload.limits) {
+            if wanted(resource) {
+                p.at(step, resource.to_string());
+                p.setrlimit(resource.raw(), soft, hard);
+            }
+        }
+    };
+    limits(&mut p, Step::Limits, |resource| resource != Resource::OpenFiles);
     p.at(Step::Limits, "umask");
     match payload.umask {
         Some(mask) => p.umask(mask),
@@ -132,6 +144,8 @@ pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload) -> Program {
     p.fchdir(directory);
     p.close(directory);
 
+    limits(&mut p, Step::OpenFiles, |resource| resource == Resource::OpenFiles);
+
     p.at(Step::Signals, "");
     let mut table = |strings: &[CString]| -> Place {
         let places: Vec<Place> = strings.iter().map(|s| p.text(s)).collect();
@@ -151,9 +165,13 @@ pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload) -> Program {
         }
     }
     if payload.candidates.len() > 1 {
+        p.at(
+            Step::Exec,
+            payload.argv.first().map_or(String::new(), |name| name.to_string_lossy().into_owned()),
+        );
         p.fail(libc::ENOENT);
     }
-    p
+    (p, name)
 }
 
 fn parent_death(p: &mut Program) {

@@ -1,6 +1,7 @@
 //! Everything that one spawn will do, decided before it does anything.
 
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use palisade_cgroup::{Cgroup, Limits, OwnedCgroup};
 use palisade_creds::PreparedMaps;
 use palisade_ns::Namespaces;
-use palisade_sys::{Fault, Program, Slot, Step};
+use palisade_sys::{Fault, Image, Program, Slot, Step};
 
 use crate::child::Child;
 use crate::error::{Error, Result};
@@ -38,7 +39,11 @@ pub struct Plan {
     pub(crate) source_slots: Vec<Slot>,
     pub(crate) prologue: Prologue,
     pub(crate) maps: Option<PreparedMaps>,
+    /// A guard must stand before the payload begins.
+    pub(crate) guard: bool,
     pub(crate) stage: Program,
+    /// Inputs of the stage's program: its name.
+    stage_name: [Slot; 2],
     pub(crate) stdio: [Stdio; 3],
     descriptors: Vec<Arc<OwnedFd>>,
     /// Owns what the programs know by number.
@@ -62,6 +67,7 @@ impl Plan {
     pub(crate) fn new(sandbox: &Sandbox, payload: &Payload, handling: Handling) -> Self {
         let Handling { stdio, descriptors, timeout, output_limit } = handling;
         let prepared = &sandbox.prepared;
+        let (stage, stage_name) = stage_program(prepared, payload);
         Self {
             clone_flags: prepared.namespaces.bits(),
             namespaces: prepared.namespaces,
@@ -73,7 +79,9 @@ impl Plan {
             sources: prepared.view.sources.clone(),
             source_slots: prepared.view.trees.clone(),
             maps: prepared.maps.clone(),
-            stage: stage_program(prepared, payload),
+            guard: prepared.guard,
+            stage,
+            stage_name,
             stdio,
             descriptors,
             _sandbox: sandbox.clone(),
@@ -92,7 +100,8 @@ impl Plan {
     pub fn spawn(self) -> Result<Child> {
         let (lifetime, timeout, output_limit) = (self.lifetime, self.timeout, self.output_limit);
         let started = launch(self)?;
-        let deadline = timeout.map(|limit| Instant::now() + limit);
+        // A time that no clock reaches is no time.
+        let deadline = timeout.and_then(|limit| Instant::now().checked_add(limit));
         Ok(Child::new(started, lifetime, deadline, output_limit))
     }
 
@@ -102,10 +111,28 @@ impl Plan {
         [&mut self.sources, &mut self.prologue.program, &mut self.stage]
     }
 
+    /// The stage's image, and the name that a process of this spawn has until it executes its payload: 15 letters that
+    /// nobody can guess.
+    pub(crate) fn stage_image(&self) -> (Image, [u8; 15]) {
+        let mut name = [0; 15];
+        let mut random = [0u64; 2].map(|_| RandomState::new().hash_one(0));
+        for (n, letter) in name.iter_mut().enumerate() {
+            *letter = b'a' + (random[n / 8] % 26) as u8;
+            random[n / 8] /= 26;
+        }
+        let mut bytes = [0; 16];
+        bytes[..15].copy_from_slice(&name);
+        let mut image = self.stage.image();
+        for (slot, word) in self.stage_name.into_iter().zip(bytes.chunks_exact(8)) {
+            image.set(slot, u64::from_le_bytes(word.try_into().unwrap_or_default()));
+        }
+        (image, name)
+    }
+
     /// How many system calls the child makes until the payload is executed, when none fails.
     pub fn child_calls(&self) -> usize {
-        // Beside the two programs: the stage's own three (its name, the size and the mapping of its image).
-        self.prologue.program.call_count() + 3 + self.stage.call_count()
+        // Beside the two programs: the stage's own two, the size and the mapping of its image.
+        self.prologue.program.call_count() + 2 + self.stage.call_count()
     }
 
     pub(crate) fn descriptors(&self) -> impl Iterator<Item = &OwnedFd> {
@@ -122,7 +149,12 @@ impl Plan {
             Lifetime::Host => guarded(&parent, bench)?,
             Lifetime::Detached => parent,
         };
-        group.create_unique("palisade", limits).map_err(of_cgroup).map(Some)
+        // Who runs out of memory ends as a whole: what is left of a program that lost a process is rarely of use, and
+        // the payload's own end is what tells the caller.
+        let has = |file: &str| limits.iter().any(|(known, _)| known == file);
+        let whole = has("memory.max") && !has("memory.oom.group");
+        let limits = if whole { limits.clone().memory_oom_group(true) } else { limits.clone() };
+        group.create_unique("palisade", &limits).map_err(of_cgroup).map(Some)
     }
 
     pub(crate) fn clone_error(&self, error: &io::Error) -> Error {
@@ -168,6 +200,12 @@ impl fmt::Display for Plan {
             for line in maps.to_string().lines() {
                 writeln!(f, "    {line}")?;
             }
+        }
+        if self.guard {
+            writeln!(f, "== host program: guard")?;
+            writeln!(f, "    a process that kills the payload when the host program has ended")?;
+        }
+        if self.maps.is_some() || self.guard {
             writeln!(f, "    send the stage its go")?;
         }
         writeln!(f, "== child, in memory of its own: the stage")?;

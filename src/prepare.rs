@@ -11,7 +11,7 @@ use palisade_creds::{
 };
 use palisade_fsroot::{Mount, PreparedRoot, Root};
 use palisade_ns::{Hostname, Namespace, Namespaces, loopback_up};
-use palisade_secfilter::{Filter, Install, presets};
+use palisade_secfilter::{Filter, Install, SeccompData, Syscall, presets};
 use palisade_sys::{FD_PASSED, Program, Slot, Step};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -39,6 +39,8 @@ pub(crate) struct Prepared {
     pub(crate) limits: Vec<(Resource, u64, u64)>,
     pub(crate) cgroup: Option<(Limits, Option<Cgroup>)>,
     pub(crate) lifetime: Lifetime,
+    /// The payload could do away with its parent-death signal, and no cgroup's guard would end it.
+    pub(crate) guard: bool,
     pub(crate) setup_timeout: Duration,
 }
 
@@ -108,9 +110,9 @@ impl Prepared {
         };
         let identity = choose_identity(&spec, &caller, user, &mut conflicts);
         check_namespaces(&spec, &caller, &mut conflicts);
-        check_limits(&spec, &mut conflicts);
+        check_limits(&spec, &caller, &mut conflicts);
         check_env(&spec, &mut conflicts);
-        let filter = compile(&spec.calls, &mut conflicts);
+        let filter = compile(&spec, &mut conflicts);
         let supported = conflicts.check("capabilities", CapabilitySet::supported());
         if let Some(supported) = supported {
             conflicts.check("capabilities", spec.capabilities.check_available(supported));
@@ -129,7 +131,10 @@ impl Prepared {
         let by_parent = caller.privileged && new(Namespace::User) && identity.change;
         let mounts = if by_parent {
             let inside = maps.as_ref().map(PreparedMaps::maps);
-            spec.mounts.iter().map(|item| with_owner(item, inside, &identity)).collect::<Result<_>>()?
+            spec.mounts
+                .iter()
+                .map(|item| with_owner(&spec, item, inside, &identity))
+                .collect::<Result<_>>()?
         } else {
             spec.mounts.clone()
         };
@@ -159,6 +164,8 @@ impl Prepared {
         }
         setup = setup | credentials.needs() | spec.capabilities;
 
+        let guard =
+            spec.lifetime == Lifetime::Host && spec.cgroup.is_none() && may_outlive(&spec, filter.as_ref());
         let limits = with_default_limits(&spec, new(Namespace::User))?;
         Ok(Self {
             namespaces: spec.namespaces,
@@ -171,11 +178,12 @@ impl Prepared {
             maps,
             credentials,
             setup_capabilities: setup,
-            filter: filter.map(|filter| Install::new(&filter).keep_privileges().prepare()),
+            filter: filter.as_ref().map(|filter| Install::new(filter).keep_privileges().prepare()),
             env: base_env(&spec),
             limits,
             cgroup: spec.cgroup,
             lifetime: spec.lifetime,
+            guard,
             setup_timeout: spec.setup_timeout,
         })
     }
@@ -186,6 +194,8 @@ struct Caller {
     uid: Uid,
     gid: Gid,
     privileged: bool,
+    /// Hard limits may be raised by a child that stays in the caller's user namespace.
+    may_raise_limits: bool,
     /// Nobody (65534) exists in its user namespace; in one with a single id, or a few, it does not.
     has_nobody: bool,
 }
@@ -205,7 +215,8 @@ impl Caller {
         let has_nobody = maps.is_none_or(|maps| {
             maps.uid().to_outside(Uid::NOBODY).is_some() && maps.gid().to_outside(Gid::NOBODY).is_some()
         });
-        Ok(Self { uid, gid, privileged, has_nobody })
+        let may_raise_limits = capabilities.effective.contains(Capability::SysResource);
+        Ok(Self { uid, gid, privileged, may_raise_limits, has_nobody })
     }
 }
 
@@ -290,6 +301,14 @@ fn credentials(spec: &Spec, identity: &Identity, maps: Option<&Maps>) -> Result<
     who.prepare_from(&before.map_err(failed)?, maps).map_err(failed)
 }
 
+/// Whether a payload can get rid of its parent-death signal: by asking, or by a change of its credentials.
+fn may_outlive(spec: &Spec, filter: Option<&Filter>) -> bool {
+    let Ok(prctl) = "prctl".parse::<Syscall>() else { return true };
+    let clear = SeccompData::new(prctl, [libc::PR_SET_PDEATHSIG as u64, 0, 0, 0, 0, 0]);
+    let asks = filter.is_none_or(|filter| filter.evaluate(&clear).lets_through());
+    asks || spec.privilege_escalation || !spec.capabilities.is_empty()
+}
+
 fn check_namespaces(spec: &Spec, caller: &Caller, conflicts: &mut Conflicts) {
     let new = |kind| spec.namespaces.contains(kind);
     if !new(Namespace::Mount) {
@@ -317,14 +336,15 @@ fn check_namespaces(spec: &Spec, caller: &Caller, conflicts: &mut Conflicts) {
     }
 }
 
-fn check_limits(spec: &Spec, conflicts: &mut Conflicts) {
+fn check_limits(spec: &Spec, caller: &Caller, conflicts: &mut Conflicts) {
     for &(resource, soft, hard) in &spec.limits {
         if soft > hard {
             conflicts.add(format!("rlimit: {resource}: soft {soft} is above hard {hard}"));
         }
         match resource.current() {
-            Ok((_, now)) if hard > now && !nix::unistd::geteuid().is_root() => conflicts.add(format!(
-                "rlimit: {resource}: hard {hard} is above the host program's own {now}, which takes CAP_SYS_RESOURCE"
+            Ok((_, now)) if hard > now && (!caller.may_raise_limits || spec.namespaces.contains(Namespace::User)) => conflicts.add(format!(
+                "rlimit: {resource}: hard {hard} is above the host program's own {now}, which takes CAP_SYS_RESOURCE \
+                 outside of any user namespace"
             )),
             _ => {}
         }
@@ -350,9 +370,14 @@ pub(crate) fn env_problem(name: &OsStr, value: &OsStr) -> Option<String> {
     }
 }
 
-fn compile(calls: &Calls, conflicts: &mut Conflicts) -> Option<Filter> {
-    let filter = match calls {
+fn compile(spec: &Spec, conflicts: &mut Conflicts) -> Option<Filter> {
+    let writes = |item: &Mount| matches!(item, Mount::Bind(bind) if !bind.is_read_only());
+    let filter = match &spec.calls {
         Calls::Unfiltered => return None,
+        // What is written to a bind is there for others of the host, who must not run it as its owner.
+        Calls::Default if spec.mounts.iter().any(writes) => {
+            conflicts.check("seccomp", presets::payload_without_set_id().compile())?
+        }
         Calls::Default => conflicts.check("seccomp", presets::payload().compile())?,
         Calls::Policy(policy) => conflicts.check("seccomp", policy.compile())?,
         Calls::Filter(filter) => filter.clone(),
@@ -403,7 +428,7 @@ fn view(spec: &Spec, mounts: Vec<Mount>, identity: &Identity) -> Root {
 
 /// What a privileged caller binds writable belongs to somebody whom the payload's user namespace does not know, as a
 /// rule. An id-mapped mount lets the payload stand for the source's owner, below that source only.
-fn with_owner(item: &Mount, maps: Option<&Maps>, identity: &Identity) -> Result<Mount> {
+fn with_owner(spec: &Spec, item: &Mount, maps: Option<&Maps>, identity: &Identity) -> Result<Mount> {
     let (Mount::Bind(bind), Some(maps)) = (item, maps) else { return Ok(item.clone()) };
     if bind.is_read_only() || bind.is_id_mapped() {
         return Ok(item.clone());
@@ -416,6 +441,15 @@ fn with_owner(item: &Mount, maps: Option<&Maps>, identity: &Identity) -> Result<
     let (Some(owner), Some(payload)) = (owner, payload) else { return Ok(item.clone()) };
     if maps.uid().to_inside(owner.0).is_some() {
         return Ok(item.clone());
+    }
+    let roots = owner.0 == Uid::ROOT || owner.1 == Gid::ROOT;
+    if roots && !spec.host_root && !matches!(spec.calls, Calls::Default) {
+        return Err(Error::invalid(format!(
+            "bind: {} belongs to root, for whom the payload stands there: with a filter of its own it could make \
+             set-user-ID programs of root's; give the directory to another user, keep the default filter, or say \
+             dangerously_allow_host_root",
+            bind.source().display()
+        )));
     }
     let failed = |error: palisade_creds::Error| {
         let errno = error.errno();

@@ -1,18 +1,25 @@
 //! The thread that ends what was dropped: it waits for killed payloads and removes their cgroups, so that no drop
 //! blocks.
 
+use std::io::{Read, Write};
 use std::os::fd::AsFd;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::child::Live;
 use crate::sys;
 
-static REAPER: Mutex<Option<(u32, Sender<Live>)>> = Mutex::new(None);
+/// What a reaper was given, and how it is told.
+#[derive(Debug)]
+struct Queue {
+    process: u32,
+    new: Mutex<Vec<Live>>,
+    bell: UnixStream,
+}
 
-/// How often what has not ended yet is looked at again. A killed process ends within microseconds, as a rule.
-const AGAIN: Duration = Duration::from_millis(5);
+static REAPER: Mutex<Option<Arc<Queue>>> = Mutex::new(None);
 
 /// Kills what runs, and sees to the rest.
 pub(crate) fn end(live: Live, waited: bool) {
@@ -36,45 +43,46 @@ pub(crate) fn leave(mut live: Live) {
     send(live);
 }
 
-fn send(mut live: Live) {
+fn send(live: Live) {
     let mut reaper = REAPER.lock().unwrap_or_else(PoisonError::into_inner);
-    let process = std::process::id();
     // After a fork of the host program, the thread is not there any more.
-    for _ in 0..2 {
-        match &*reaper {
-            Some((of, sender)) if *of == process => match sender.send(live) {
-                Ok(()) => return,
-                Err(refused) => live = refused.0,
-            },
-            _ => {}
-        }
-        *reaper = start().map(|sender| (process, sender));
+    if reaper.as_ref().is_none_or(|queue| queue.process != std::process::id()) {
+        *reaper = start();
     }
-    // No thread can be started: do it here rather than not at all.
-    drop(reaper);
-    drop(sys::wait(&live.pidfd, true, false));
+    let Some(queue) = &*reaper else {
+        drop(reaper);
+        // No thread can be started: do it here rather than not at all.
+        drop(sys::wait(&live.pidfd, true, false));
+        return;
+    };
+    queue.new.lock().unwrap_or_else(PoisonError::into_inner).push(live);
+    // A full socket has rung already.
+    drop((&queue.bell).write(&[0]));
 }
 
-fn start() -> Option<Sender<Live>> {
-    let (sender, queue) = channel();
+fn start() -> Option<Arc<Queue>> {
+    let (bell, ear) = UnixStream::pair().ok()?;
+    let above = |stream: UnixStream| sys::above_stdio(stream.into()).ok().map(UnixStream::from);
+    let (bell, ear) = (above(bell)?, above(ear)?);
+    bell.set_nonblocking(true).ok()?;
+    ear.set_nonblocking(true).ok()?;
+    let queue = Arc::new(Queue { process: std::process::id(), new: Mutex::default(), bell });
+    let own = Arc::clone(&queue);
     let _blocked = sys::BlockSignals::new().ok()?;
     let thread = std::thread::Builder::new().name("palisade-reap".into()).stack_size(128 << 10);
-    thread.spawn(move || run(&queue)).ok().map(|_| sender)
+    thread.spawn(move || run(&own, ear)).ok().map(|_| queue)
 }
 
-fn run(queue: &Receiver<Live>) {
+fn run(queue: &Queue, mut ear: UnixStream) {
     let mut waiting: Vec<Live> = Vec::new();
     loop {
-        let next = if waiting.is_empty() {
-            queue.recv().map_err(|_| RecvTimeoutError::Disconnected)
-        } else {
-            queue.recv_timeout(AGAIN)
-        };
-        match next {
-            Ok(live) => waiting.push(live),
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return,
+        let mut fds = vec![PollFd::new(ear.as_fd(), PollFlags::POLLIN)];
+        fds.extend(waiting.iter().map(|live| PollFd::new(live.pidfd.as_fd(), PollFlags::POLLIN)));
+        // An error of poll is one that passes: an interruption, or want of memory.
+        if poll(&mut fds, PollTimeout::NONE).is_ok() {
+            drop(ear.read(&mut [0; 64]));
         }
+        waiting.append(&mut queue.new.lock().unwrap_or_else(PoisonError::into_inner));
         // ECHILD: somebody else's wait has taken it. Dropping removes the cgroup, whose last member has gone.
         waiting.retain(|live| matches!(sys::wait(live.pidfd.as_fd(), false, false), Ok(None)));
     }

@@ -18,28 +18,25 @@ use crate::sys::{BlockSignals, ChildStack, run_here};
 #[derive(Debug)]
 pub(crate) struct Bench {
     pub(crate) stack: ChildStack,
-    keyring: Result<(), Fault>,
-}
-
-impl Bench {
-    /// Fails if this thread's children would find the session keyring of the host program.
-    pub(crate) fn check_keyring(&self) -> Result<()> {
-        self.keyring.map_err(|fault| Error::explained(keyring_program().explain(fault)))
-    }
 }
 
 /// Work for a spawner thread; what it returns hands over the result, once the thread is idle again.
 type Job = Box<dyn FnOnce(&mut Bench) -> Delivery + Send>;
 type Delivery = Box<dyn FnOnce()>;
 
-/// The idle threads of one process. After a `fork` of the host program the child has none of them, so the pool
-/// remembers whose it is.
+/// The threads of one process. After a `fork` of the host program the child has none of them, so the pool remembers
+/// whose it is.
 struct Pool {
     process: u32,
     idle: Vec<Sender<Job>>,
+    /// The thread that starts the others.
+    mother: Option<Sender<Birth>>,
 }
 
-static POOL: Mutex<Pool> = Mutex::new(Pool { process: 0, idle: Vec::new() });
+/// A thread to start with its first job, and where to say how that went.
+type Birth = (Job, Sender<Result<()>>);
+
+static POOL: Mutex<Pool> = Mutex::new(Pool { process: 0, idle: Vec::new(), mother: None });
 
 /// Stack of a spawner thread: it builds programs and errors, nothing deep.
 const THREAD_STACK: usize = 256 << 10;
@@ -61,10 +58,7 @@ pub(crate) fn start<T: Send + 'static>(
             Err(refused) => job = refused.0,
         }
     }
-    new_thread(job).map_err(|error| {
-        Error::call(Step::Prepare, "start a thread that spawns", &error)
-            .with_hint("RLIMIT_NPROC or pids.max of the host program is reached, or its memory is exhausted")
-    })?;
+    new_thread(job)?;
     Ok(result)
 }
 
@@ -79,6 +73,7 @@ fn lock() -> MutexGuard<'static, Pool> {
     if pool.process != process {
         pool.process = process;
         pool.idle.clear();
+        pool.mother = None;
     }
     pool
 }
@@ -87,14 +82,49 @@ fn take_idle() -> Option<Sender<Job>> {
     lock().idle.pop()
 }
 
-fn new_thread(first: Job) -> io::Result<()> {
+/// Has the mother thread start one.
+fn new_thread(first: Job) -> Result<()> {
+    let (answer, started) = channel();
+    {
+        let mut pool = lock();
+        if pool.mother.is_none() {
+            pool.mother = Some(start_mother().map_err(|error| no_thread(&error))?);
+        }
+        let mother = pool.mother.as_ref().ok_or_else(panicked)?;
+        mother.send((first, answer)).map_err(|_| panicked())?;
+    }
+    started.recv().unwrap_or_else(|_| Err(panicked()))
+}
+
+fn no_thread(error: &io::Error) -> Error {
+    Error::call(Step::Prepare, "start a thread that spawns", error)
+        .with_hint("RLIMIT_NPROC or pids.max of the host program is reached, or its memory is exhausted")
+}
+
+/// Credentials belong to the thread and are inherited by the threads that it starts: so one thread joins an empty
+/// session keyring, once for the process (a keyring for each thread would soon use up a user's quota), and starts all
+/// others.
+fn start_mother() -> io::Result<Sender<Birth>> {
+    let (sender, births) = channel::<Birth>();
+    spawn_quietly("palisade-mother", move || {
+        let mut keyring = Err(Fault { index: 0, errno: 0, bit: 0 });
+        while let Ok((first, answer)) = births.recv() {
+            if keyring.is_err() {
+                keyring = run_here(&mut keyring_program().image());
+            }
+            let joined = keyring.map_err(|fault| Error::explained(keyring_program().explain(fault)));
+            // Where nobody waits for the answer any more, nobody misses it.
+            drop(answer.send(joined.and_then(|()| start_spawner(first).map_err(|error| no_thread(&error)))));
+        }
+    })?;
+    Ok(sender)
+}
+
+fn start_spawner(first: Job) -> io::Result<()> {
     let stack = ChildStack::new()?;
     let (sender, jobs) = channel::<Job>();
-    // The new thread inherits the mask: a handler of the host program never runs on it.
-    let blocked = BlockSignals::new()?;
-    let thread = std::thread::Builder::new().name("palisade-spawn".into()).stack_size(THREAD_STACK);
-    let started = thread.spawn(move || {
-        let mut bench = Bench { stack, keyring: run_here(&mut keyring_program().image()) };
+    spawn_quietly("palisade-spawn", move || {
+        let mut bench = Bench { stack };
         let mut job = first;
         loop {
             let deliver = job(&mut bench);
@@ -106,13 +136,18 @@ fn new_thread(first: Job) -> io::Result<()> {
                 Err(_closed) => return, // never: this thread holds a sender
             }
         }
-    });
+    })
+}
+
+/// A thread on which no handler of the host program ever runs: it inherits a mask of all signals.
+fn spawn_quietly(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let blocked = BlockSignals::new()?;
+    let started = std::thread::Builder::new().name(name.into()).stack_size(THREAD_STACK).spawn(body);
     drop(blocked);
     started.map(drop)
 }
 
-/// Credentials, and with them the session keyring, belong to the thread. Where keyctl is missing or filtered, the
-/// payload is without it as well and can't reach any key.
+/// Where keyctl is missing or filtered, the payload is without it as well and can't reach any key.
 fn keyring_program() -> Program {
     let mut program = Program::new();
     program.at(Step::Session, "session keyring");

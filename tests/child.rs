@@ -90,6 +90,62 @@ fn a_timeout_kills_and_says_so() {
     assert_eq!(child.wait().unwrap().cause(), ExitCause::TimedOut);
 }
 
+#[test]
+fn a_time_that_no_clock_reaches_is_no_timeout() {
+    assert!(sh("exit 0").timeout(Duration::MAX).status().unwrap().success());
+    assert!(sh("exit 0").spawn().unwrap().wait_timeout(Duration::MAX).unwrap().is_some());
+}
+
+/// Found in review: a time-out that came just as the set-up ended left the payload running, or its zombie.
+#[test]
+fn stress_a_set_up_that_times_out_at_the_last_moment_leaves_nothing() {
+    let time = |limit| Sandbox::builder().setup_timeout(limit).build().unwrap();
+    let start = Instant::now();
+    drop(time(Duration::from_secs(30)).command("/bin/sleep").arg("4545").spawn().unwrap());
+    let usual = start.elapsed();
+    let mut late = 0;
+    for round in 0..200u32 {
+        // Around the time that a set-up takes.
+        let sandbox = time(usual * (60 + round % 80) / 100);
+        late += u32::from(sandbox.command("/bin/sleep").arg("4545").spawn().is_err());
+    }
+    let left = || {
+        let ours = std::fs::read_dir("/proc").unwrap().flatten().filter(|entry| {
+            let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+            let parent =
+                stat.rsplit(')').next().and_then(|rest| rest.split(' ').nth(2)).and_then(|p| p.parse().ok());
+            parent == Some(std::process::id())
+        });
+        ours.count()
+    };
+    assert!(wait_until(Duration::from_secs(20), || left() == 0), "{} left of {late} late ones", left());
+}
+
+/// Found in review: a payload that names itself like the stage made a spawn look failed.
+#[test]
+fn a_payloads_name_does_not_matter() {
+    let script = "import ctypes; ctypes.CDLL(None).prctl(15, b'palisade-stage', 0, 0, 0)";
+    for _ in 0..20 {
+        match sandbox().command("python3").args(["-c", script]).status() {
+            Ok(status) => assert!(status.success(), "{status}"),
+            Err(error) => assert_eq!(error.errno(), Some(libc::ENOENT), "{error}"),
+        }
+    }
+}
+
+/// Found in review: the drop of a forked copy killed the original's payload.
+#[test]
+fn a_forked_copy_ends_nothing_when_it_is_dropped() {
+    let mut child = Some(sleeper());
+    let forked = common::fork(|| drop(child.take()));
+    common::reap(forked);
+    let mut child = child.unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(child.try_wait().unwrap(), None);
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
 /// A103.
 #[test]
 fn a_gigabyte_on_both_streams_is_collected_without_deadlock() {

@@ -76,6 +76,7 @@ fn a_name_is_looked_up_in_the_payloads_path() {
     );
     let error = sandbox.command("passwd").env("PATH", "/etc:/nowhere").spawn().unwrap_err();
     assert_eq!(error.errno(), Some(libc::EACCES), "found but not executable beats not found: {error}");
+    assert_eq!(error.object(), Some("passwd"));
 }
 
 #[test]
@@ -230,6 +231,19 @@ fn streams_are_piped_null_and_any_descriptor() {
     let out = sandbox.command("cat").stdin(first.stdout.take().unwrap()).output().unwrap();
     assert_eq!(out.stdout, b"piped\n");
     assert!(first.wait().unwrap().success());
+}
+
+/// The limit of descriptors is the payload's, not the set-up's.
+#[test]
+fn a_low_limit_of_open_files_is_no_matter_of_the_setup() {
+    let sandbox = sandbox();
+    for limit in [5, 10, 16] {
+        let mut command = sh(&sandbox, "ulimit -n");
+        command.rlimit(Resource::OpenFiles, limit, limit);
+        assert_eq!(says(&command), format!("{limit}\n"));
+        command.fd(3, OwnedFd::from(std::fs::File::open("/dev/null").unwrap()));
+        assert_eq!(says(&command), format!("{limit}\n"));
+    }
 }
 
 #[test]

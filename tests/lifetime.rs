@@ -63,6 +63,21 @@ fn host_program() {
                 std::mem::forget(spawn("sleep 1000"));
             }
         }
+        // With a capability to change ids, and without a filter, the parent-death signal could be cleared.
+        "clearing" => {
+            let caps = palisade::creds::Capability::Setuid;
+            let caps = palisade::creds::CapabilitySet::EMPTY.with(caps);
+            let sandbox = Sandbox::builder().capabilities(caps).dangerously_unfiltered().build().unwrap();
+            let script = "import ctypes,time; ctypes.CDLL(None).prctl(1,0,0,0,0); print(1, flush=True); time.sleep(1000)";
+            let mut command = sandbox.command("python3");
+            let mut child =
+                command.args(["-c", script]).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+            let mut line = [0; 2];
+            std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut line).unwrap();
+            println!("\nPID {}", child.id());
+            println!("\nREADY");
+            std::thread::sleep(Duration::from_secs(100));
+        }
         "detached" => {
             let child = spawn("sleep 1000");
             println!("\nPID {}", child.id());
@@ -101,6 +116,20 @@ fn sigkill_of_the_host_program_ends_its_sandboxes() {
     let gone = || pids.iter().chain(&trees).all(|&pid| !alive(pid));
     assert!(wait_until(Duration::from_secs(10), gone), "left: {pids:?} {trees:?}");
     assert!(start.elapsed() < scaled(Duration::from_millis(100)), "took {:?}", start.elapsed());
+}
+
+/// A payload that did away with its parent-death signal has a guard.
+#[test]
+fn a_payload_that_clears_its_parent_death_signal_ends_all_the_same() {
+    if !std::path::Path::new("/usr/bin/python3").exists() {
+        skip!("python3 is not in the host's /usr", needs = "tool");
+    }
+    let mut host = host("clearing");
+    let pids = read_pids(&mut host);
+    assert!(alive(pids[0]));
+    host.kill().unwrap();
+    host.wait().unwrap();
+    assert!(wait_until(Duration::from_secs(10), || !alive(pids[0])));
 }
 
 /// Killed at 40 different moments, some of them in the middle of a set-up.

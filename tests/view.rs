@@ -221,6 +221,26 @@ fn binds_show_what_they_should_and_change_only_what_they_may() {
     assert!(error.to_string().contains("/no/such/source"), "{error}");
 }
 
+/// What a payload makes in a writable bind stays on the host: no program there may lend its owner's rights.
+#[test]
+fn no_set_id_program_can_be_left_on_the_host() {
+    let dir = temp_dir();
+    let sandbox = Sandbox::builder().bind(dir.path(), "/data").build().unwrap();
+    let script = "cp /bin/true /data/x; chmod 755 /data/x; chmod 6755 /data/x 2>/dev/null && echo chmod;
+        install -m 4755 /bin/true /data/y 2>/dev/null && echo install;
+        perl -e 'umask 0; sysopen(F, \"/data/z\", 0x41, 06777) and print \"open\\n\"' 2>/dev/null; true";
+    assert_eq!(says(&sandbox, script), "");
+    for entry in std::fs::read_dir(dir.path()).unwrap().flatten() {
+        assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o6000, 0, "{:?}", entry.path());
+    }
+    assert!(dir.path().join("x").exists());
+    if is_root() {
+        let error =
+            Sandbox::builder().bind(dir.path(), "/data").dangerously_unfiltered().build().unwrap_err();
+        assert!(error.to_string().contains("set-user-ID"), "{error}");
+    }
+}
+
 /// A20, A31: a source that is swapped between `build` and `spawn` is an error.
 #[test]
 fn a_source_that_changed_its_identity_is_refused() {

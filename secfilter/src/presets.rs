@@ -110,8 +110,31 @@ const EAFNOSUPPORT: Action = Action::Errno(libc::EAFNOSUPPORT as u16);
 /// # Ok::<(), palisade_secfilter::Error>(())
 /// ```
 pub fn payload() -> Policy {
-    Policy::new(Action::EPERM)
-        .allow(ORDINARY)
+    ordinary(Policy::new(Action::EPERM).allow(ORDINARY))
+}
+
+/// [`payload`], and no file can be given the set-user-ID or set-group-ID bit: for payloads that can write where others of
+/// the host can read. The program would be theirs to run, as whoever owns the file there. Refused with EPERM: chmod and
+/// its like, creating files and nodes, with these bits in the mode; with ENOSYS: openat2, whose mode a filter can't see.
+pub fn payload_without_set_id() -> Policy {
+    const SET_ID: u64 = 0o6000;
+    /// O_CREAT, and the bit of O_TMPFILE that is its own: only then is there a mode.
+    const MAKES: u64 = 0o100 | 0o20_000_000;
+    let refused = |calls: &'static [&'static str], mode: u8| {
+        Rule::new(calls, Action::EPERM).when(arg(mode).masked(SET_ID).ne(0))
+    };
+    let policy = Policy::new(Action::EPERM)
+        .rule(refused(&["chmod", "fchmod", "creat", "mknod"], 1))
+        .rule(refused(&["fchmodat", "fchmodat2", "mknodat"], 2))
+        .rule(refused(&["open"], 2).when(arg(1).masked(MAKES).ne(0)))
+        .rule(refused(&["openat"], 3).when(arg(2).masked(MAKES).ne(0)))
+        .rule(Rule::new(["openat2"], Action::ENOSYS));
+    ordinary(policy.allow(ORDINARY.iter().copied().filter(|name| *name != "openat2")))
+}
+
+/// What both have beside the calls that are allowed as they are.
+fn ordinary(policy: Policy) -> Policy {
+    policy
         .rule(Rule::new(AS_ON_OLDER_KERNELS, Action::ENOSYS))
         .rule(Rule::new(["clone"], Action::Allow).when(arg(0).masked(CLONE_NEW_OR_PARENT).eq(0)))
         .rule(Rule::new(["unshare"], Action::Allow).when(arg(0).masked(!UNSHARE_OWN).eq(0)))

@@ -1,5 +1,4 @@
 //! The security modules of the running system: where securityfs is not mounted, the test machine has it.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 use palisade_secfilter::ErrorKind;
 use palisade_secfilter::lsm::{ExecLabel, active};

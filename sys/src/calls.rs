@@ -415,6 +415,11 @@ impl Program {
         self.call(libc::SYS_clone, [null, null, null, null, null])
     }
 
+    /// `prctl(PR_SET_NAME)` with the 16 bytes in `name`, the last of which is 0.
+    pub fn set_name(&mut self, name: Place) {
+        self.call(libc::SYS_prctl, [libc::PR_SET_NAME.into(), name.into()]);
+    }
+
     /// `umask`; the slot holds the old one.
     pub fn umask(&mut self, mask: impl Into<Arg>) -> Slot {
         self.call(libc::SYS_umask, [mask.into()])
@@ -437,6 +442,19 @@ impl Program {
     pub fn set_signal_mask(&mut self, mask: u64) {
         let place = self.bytes(&mask.to_le_bytes());
         self.call(libc::SYS_rt_sigprocmask, [libc::SIG_SETMASK.into(), place.into(), 0.into(), 8.into()]);
+    }
+
+    /// `poll` of descriptors until one of them has something to read, a hang-up or an error.
+    pub fn wait_for_any(&mut self, files: &[i32]) {
+        let entries = files.iter().flat_map(|fd| [fd.to_le_bytes(), [libc::POLLIN as u8, 0, 0, 0]].concat());
+        let place = self.bytes(&entries.collect::<Vec<u8>>());
+        self.call(libc::SYS_poll, [place.into(), files.len().into(), (-1).into()]);
+        self.retry();
+    }
+
+    /// `pidfd_send_signal`. Since Linux 5.1.
+    pub fn pidfd_send_signal(&mut self, pidfd: impl Into<Fd>, signal: i32) {
+        self.call(libc::SYS_pidfd_send_signal, [fd(pidfd), signal.into(), 0.into(), 0.into()]);
     }
 
     /// `poll` of one descriptor without waiting: no event must be there, hang-up and error included.

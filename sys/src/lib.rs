@@ -19,5 +19,5 @@ pub use calls::{FsConfig, Identity, MountAttr, OpenHow};
 pub use fault::{Explained, Fault, Outcome};
 pub use image::{HEADER_LEN, Image};
 pub use program::{Appended, Arg, Fd, Injected, Landing, Place, Program, Slot};
-pub use stage::{FD_CONTROL, FD_IMAGE, FD_PASSED, STAGE, STAGE_COMM};
+pub use stage::{FD_CONTROL, FD_IMAGE, FD_PASSED, STAGE};
 pub use step::Step;

@@ -8,6 +8,7 @@ const SYS_LSEEK: u32 = 8;
 const SYS_NANOSLEEP: u32 = 35;
 const SYS_GETDENTS64: u32 = 217;
 const SYS_UNLINKAT: u32 = 263;
+const POLLIN: u64 = 1;
 const AT_REMOVEDIR: u64 = 0x200;
 const DT_DIR: u64 = 4;
 
@@ -24,10 +25,12 @@ pub(crate) fn guard(memory: &mut Memory, op: &Op) -> Option<()> {
     let (kill, above) = (memory.arg(op, 2, 0), memory.arg(op, 3, 0));
     let (name, room) = (op.args[4], op.args[5]);
 
-    // struct pollfd: POLLIN comes when the process has ended.
+    // struct pollfd: POLLIN comes when the process has ended. Anything else (an interruption, want of memory) is not it.
     memory.store(room, 4, pidfd)?;
-    memory.store(room + 4, 4, 1)?;
-    while call(SYS_POLL, [memory.address(room), 1, u64::MAX, 0, 0, 0]) == -i64::from(EINTR) {}
+    memory.store(room + 4, 4, POLLIN)?;
+    while memory.load(room + 6, 2)? & POLLIN == 0 {
+        call(SYS_POLL, [memory.address(room), 1, u64::MAX, 0, 0, 0]);
+    }
 
     memory.store(room, 1, u64::from(b'1'))?;
     call(SYS_WRITE, [kill, memory.address(room), 1, 0, 0, 0]);

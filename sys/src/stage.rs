@@ -4,4 +4,4 @@
 /// [`FD_CONTROL`] and the image at [`FD_IMAGE`] (mapped shared, so that the outcome can be read from it).
 pub const STAGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/stage"));
 
-pub use crate::wire::{FD_CONTROL, FD_IMAGE, FD_PASSED, STAGE_COMM};
+pub use crate::wire::{FD_CONTROL, FD_IMAGE, FD_PASSED};

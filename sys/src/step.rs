@@ -96,6 +96,8 @@ steps! {
     Descriptors = "descriptors",
     /// A directory inside the new root, entered by the final identity, which may see less than set-up did.
     WorkingDirectory = "working directory",
+    /// The limit of descriptor numbers, after the last descriptor that set-up needs.
+    OpenFiles = "limit of open files",
     /// Signals were blocked so far, so that none ended set-up halfway.
     Signals = "signals",
     /// The filter last: it need not allow anything that set-up does, except execve.

@@ -102,9 +102,6 @@ pub const FD_IMAGE: i32 = 4;
 /// First descriptor that the prologue passes on for the program's own use.
 pub const FD_PASSED: i32 = 5;
 
-/// Name that the stage gives itself: a process that is still called this has not executed the payload.
-pub const STAGE_COMM: &[u8; 16] = b"palisade-stage\0\0";
-
 /// Bytes that the guard works in.
 pub(crate) const GUARD_ROOM: u64 = 4096;
 

@@ -2,16 +2,14 @@
 
 use crate::interp;
 use crate::sys::{Memory, syscall};
-use crate::wire::{FD_IMAGE, STAGE_COMM};
+use crate::wire::FD_IMAGE;
 
 const SYS_LSEEK: u32 = 8;
 const SYS_MMAP: u32 = 9;
-const SYS_PRCTL: u32 = 157;
 const SYS_EXIT_GROUP: u32 = 231;
 const SEEK_END: u64 = 2;
 const PROT_READ_WRITE: u64 = 3;
 const MAP_SHARED_POPULATE: u64 = 0x8001;
-const PR_SET_NAME: u64 = 15;
 
 /// Ends the process; where a filter refuses that, by a trap.
 pub fn exit(code: u64) -> ! {
@@ -27,8 +25,6 @@ pub fn exit(code: u64) -> ! {
 core::arch::global_asm!(".globl _start", "_start:", "xor ebp, ebp", "and rsp, -16", "call {}", "ud2", sym stage);
 
 extern "C" fn stage() -> ! {
-    // SAFETY: the name is 16 bytes with a NUL at its end.
-    unsafe { syscall(SYS_PRCTL, [PR_SET_NAME, STAGE_COMM.as_ptr() as u64, 0, 0, 0, 0]) };
     // SAFETY: takes no address.
     let len = unsafe { syscall(SYS_LSEEK, [FD_IMAGE as u64, 0, SEEK_END, 0, 0, 0]) };
     if len <= 0 {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::common::*;
 use crate::netns_test;
-use palisade_net::nft::{Family, Protocol, Table};
+use palisade_net::nft::{Family, Protocol, Ruleset, Table};
 use palisade_net::policy::{
     Cluster, Deny, Group, IpBlock, Operator, Options, Peer, Pod, Policy, PolicyRule, PortSelector, Ports,
     Selector, Traffic,
@@ -240,6 +240,18 @@ fn compare(net: &Net, cluster: &Cluster, probes: &[Probe]) -> Result<(), TestCas
     Ok(())
 }
 
+/// A ruleset as text, its counters at zero: a late packet of the case before may have been counted already.
+fn shape(ruleset: &Ruleset) -> String {
+    let text = ruleset.to_string();
+    let mut last = "";
+    let words = text.split_inclusive([' ', '\n']).map(|word| {
+        let counted = matches!(last, "packets" | "bytes");
+        last = word.trim_end();
+        if counted { "0 " } else { word }
+    });
+    words.collect()
+}
+
 fn config(cases: u32) -> Config {
     Config { cases, failure_persistence: None, max_shrink_iters: 200, ..Config::default() }
 }
@@ -256,7 +268,7 @@ netns_test! {
             let table = cluster.forward_table("policy", &Options::new().deny(Deny::Reject)).unwrap();
             net.router.apply(&table.clone().into()).unwrap();
             net.router.flush_connections().unwrap();
-            prop_assert_eq!(net.router.ruleset().unwrap(), table.into());
+            prop_assert_eq!(shape(&net.router.ruleset().unwrap()), shape(&table.into()));
             compare(&net, &cluster, &probes)
         }).unwrap();
         // The generator must not make everything open: count once more, without traffic.
