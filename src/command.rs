@@ -199,6 +199,10 @@ impl Command {
     /// Starts the program. Returns when it was executed: every failure before that, its own exec's included, is an
     /// error here, and nothing stays behind.
     ///
+    /// It is started by a thread of the library, which was started at the first spawn. What the *calling thread* alone
+    /// has changed since (its network namespace, capabilities, a Landlock domain or filter of its own) is not what the
+    /// payload inherits: say to the builder what the payload is to be.
+    ///
     /// # Errors
     /// Whatever step fails, with the object, the call and the errno; see [`Error`].
     pub fn spawn(&self) -> Result<Child> {

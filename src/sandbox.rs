@@ -305,7 +305,8 @@ impl SandboxBuilder {
     }
 
     /// How long set-up may take, from `spawn` to the first instruction of the payload; 30 seconds by default. At the
-    /// end of it everything is killed and `spawn` is an error.
+    /// end of it everything is killed and `spawn` is an error. Where the host program's own side of it hangs and no
+    /// signal reaches (a path on a dead network mount), `spawn` returns ten seconds later.
     pub fn setup_timeout(mut self, limit: Duration) -> Self {
         self.spec.setup_timeout = limit;
         self
