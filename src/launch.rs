@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::socket::{MsgFlags, send};
 use palisade_sys::{Outcome, Step};
 
@@ -115,9 +116,9 @@ fn perform(plan: &Plan, bench: &mut Bench, watch: &Arc<Watch>) -> Result<Started
 
     if let Some(maps) = &plan.maps {
         if let Err(error) = child.give_maps(maps) {
-            // A stage that failed or ended meanwhile says why in its image, which is the better answer.
-            let ended =
-                child.pidfd.as_ref().is_some_and(|fd| matches!(sys::wait(fd, false, true), Ok(Some(_))));
+            // A stage that failed or ended meanwhile says why in its image, which is the better answer. It may be on its
+            // way out still.
+            let ended = child.pidfd.as_ref().is_some_and(ends_soon);
             return Err(if ended {
                 conclude(plan, &image, &name, &child).err().unwrap_or(error)
             } else {
@@ -142,6 +143,12 @@ fn perform(plan: &Plan, bench: &mut Bench, watch: &Arc<Watch>) -> Result<Started
     let (pid, pidfd) = child.take().ok_or_else(timed_out)?;
     let live = Some(Live { pidfd, cgroup });
     Ok(Started { pid, live, streams: [stdin.parent, stdout.parent, stderr.parent] })
+}
+
+/// Whether a process ends within the time that an exit may take.
+fn ends_soon(pidfd: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+    poll(&mut fds, 200u8).is_ok_and(|count| count > 0)
 }
 
 /// For the spawner thread's side: the caller makes its own, with the time.

@@ -91,6 +91,20 @@ fn a_timeout_kills_and_says_so() {
 }
 
 #[test]
+fn death_by_a_filter_says_so() {
+    use palisade::secfilter::{Action, Policy, Rule};
+    let policy = Policy::new(Action::Allow).rule(Rule::new(["mkdir", "mkdirat"], Action::KillProcess));
+    let sandbox = Sandbox::builder().seccomp(policy).build().unwrap();
+    let status = sandbox.command("/bin/mkdir").arg("/tmp/x").status().unwrap();
+    assert_eq!(status.cause(), ExitCause::Signaled(libc::SIGSYS));
+    assert!(status.hint().unwrap().contains("seccomp") && status.to_string().contains("seccomp"), "{status}");
+    // A filter that would kill the exec itself is refused before anything runs.
+    let policy = Policy::new(Action::Allow).rule(Rule::new(["execve"], Action::KillProcess));
+    let error = Sandbox::builder().seccomp(policy).build().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidSpec, "{error}");
+}
+
+#[test]
 fn a_time_that_no_clock_reaches_is_no_timeout() {
     assert!(sh("exit 0").timeout(Duration::MAX).status().unwrap().success());
     assert!(sh("exit 0").spawn().unwrap().wait_timeout(Duration::MAX).unwrap().is_some());

@@ -109,3 +109,76 @@ fn a_setup_that_hangs_ends_at_its_timeout() {
     assert!(start.elapsed() >= Duration::from_millis(200) && start.elapsed() < Duration::from_secs(9));
     before.assert_unchanged();
 }
+
+/// The calls of the host program's side fail, and those of the child once more, by a filter over the whole process: as
+/// an outer container's would (A127), and as for want of memory. Each is an error that says where; no child is left.
+#[test]
+fn stress_every_call_that_a_filter_refuses_is_an_error() {
+    use palisade::secfilter::{Action, Install, Policy, Rule};
+    const CALLS: &[&str] = &[
+        "memfd_create",
+        "socketpair",
+        "pipe2",
+        "clone3",
+        "pread64",
+        "pwrite64",
+        "sendto", // the host program's side
+        "close_range",
+        "capset",
+        "execveat", // the prologue
+        "setresuid",
+        "umask",
+        "openat2",
+        "statx",
+        "open_tree",
+        "fsopen",
+        "fsconfig",
+        "fsmount",
+        "move_mount",
+        "mount_setattr",
+        "pivot_root",
+        "umount2",
+        "sethostname",
+        "setsid",
+        "poll",
+        "fchdir",
+        "rt_sigprocmask",
+    ];
+    for call in CALLS {
+        for errno in [libc::ENOSYS, libc::EPERM, libc::ENOMEM] {
+            palisade_testkit::in_child(|| {
+                let policy = Policy::new(Action::Allow).rule(Rule::new([*call], Action::Errno(errno as u16)));
+                let filter = policy.compile().unwrap();
+                Install::new(&filter).apply().unwrap();
+                let outcome = Sandbox::new().and_then(|sandbox| {
+                    let mut command = sandbox.command("/bin/true");
+                    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()
+                });
+                match outcome {
+                    Err(error) => {
+                        // A thread that can't be started is EAGAIN to libc.
+                        let told = |told| told == errno || *call == "clone3" && told == libc::EAGAIN;
+                        let told = error.errno().is_none_or(told);
+                        assert!(told && !error.to_string().is_empty(), "{call}: {error}");
+                    }
+                    // An ordinary user changes no id; the library knows other ways for some.
+                    Ok(mut child) => {
+                        let spared = ["setresuid", "rt_sigprocmask", "poll", "statx"];
+                        assert!(spared.contains(call), "{call} was not missed");
+                        drop(child.kill());
+                    }
+                }
+                let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+                let children = tasks
+                    .map(|task| std::fs::read_to_string(task.path().join("children")).unwrap_or_default());
+                let left: String = children.collect();
+                let gone =
+                    || left.split_whitespace().all(|pid| !std::path::Path::new("/proc").join(pid).exists());
+                assert!(
+                    palisade_testkit::wait_until(std::time::Duration::from_secs(10), gone),
+                    "{call}: {left}"
+                );
+            });
+        }
+    }
+}
