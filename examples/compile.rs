@@ -34,7 +34,7 @@ int main(void) {
     to.sin_addr.s_addr = htonl(0x08080808);
     TRY("read /etc/shadow", fopen("/etc/shadow", "r"));
     TRY("write into /usr", fopen("/usr/bin/sh2", "w"));
-    TRY("write beside its own binary", fopen("/work/again", "w"));
+    TRY("write beside its own binary", fopen("/job/again", "w"));
     TRY("mount a tmpfs", mount("none", "/tmp", "tmpfs", 0, 0) == 0);
     TRY("become root", setuid(0) == 0);
     TRY("connect to the world", connect(socket(AF_INET, SOCK_STREAM, 0), (void *)&to, sizeof to) == 0);
@@ -49,14 +49,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     std::fs::write(work.path().join("hostile.c"), HOSTILE)?;
 
     let compiler = Sandbox::builder()
-        .bind(work.path(), "/work")
+        .bind(work.path(), "/job")
         .rlimit(Resource::AddressSpace, 1 << 30, 1 << 30)
         .rlimit(Resource::FileSize, 64 << 20, 64 << 20)
         .build()?;
     for name in ["program", "hostile"] {
         let mut cc = compiler.command("cc");
         cc.args(["-O2", "-o", name, &format!("{name}.c")])
-            .current_dir("/work")
+            .current_dir("/job")
             .timeout(Duration::from_secs(30));
         let out = match cc.output() {
             Err(error) if error.errno() == Some(libc::ENOENT) => {
@@ -72,11 +72,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
 
     let runner = runner(work.path())?;
-    let out = runner.command("/work/program").timeout(Duration::from_secs(2)).output()?;
+    let out = runner.command("/job/program").timeout(Duration::from_secs(2)).output()?;
     report("program", &out);
     assert!(out.status.success() && out.stdout.starts_with(b"fibonacci(90) = 2880067194370816120"));
 
-    let mut hostile = runner.command("/work/hostile");
+    let mut hostile = runner.command("/job/hostile");
     hostile.stdin(Stdio::null()).timeout(Duration::from_secs(1)).output_limit(1 << 20);
     hostile.rlimit(Resource::Processes, 32, 32);
     let out = hostile.output()?;
@@ -89,7 +89,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 /// The same directory, read-only.
 fn runner(work: &Path) -> palisade::Result<Sandbox> {
-    Sandbox::builder().bind_ro(work, "/work").build()
+    Sandbox::builder().bind_ro(work, "/job").build()
 }
 
 fn report(what: &str, out: &Output) {
