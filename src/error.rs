@@ -201,6 +201,10 @@ fn hint_for(step: Step, errno: i32) -> Option<&'static str> {
             "a fresh /proc needs a pid namespace of its own, and a host /proc that nothing is mounted over (inside most \
              containers something is): HostView::proc(None) does without; other mounts may be refused by a security module"
         }
+        (Step::Mounts, libc::ENOENT) => {
+            "the place to mount on does not exist, in a tree that is not changed for it: make it there, or choose a target \
+             that the view makes itself (below /, /tmp or a tmpfs)"
+        }
         (Step::PivotRoot, libc::EINVAL) => {
             "the current root is no mount point, or the machine runs from an initramfs (rootfs), which can't be pivoted"
         }

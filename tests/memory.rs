@@ -45,7 +45,11 @@ fn a_process_of_the_target_uid_never_reads_the_host_programs_memory() {
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
-                while Instant::now() < deadline {
+                // Eight seconds, and longer where the machine is too busy for the spawns that it takes.
+                while Instant::now() < deadline
+                    || spawned.load(Ordering::Relaxed) <= 50
+                        && Instant::now() < deadline + Duration::from_secs(100)
+                {
                     assert!(command.status().unwrap().success());
                     spawned.fetch_add(1, Ordering::Relaxed);
                 }
