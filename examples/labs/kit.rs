@@ -38,8 +38,8 @@ pub(crate) fn children(pid: u32) -> Vec<i32> {
 }
 
 /// The text of a namespace link of a process (`uts:[4026531838]`), `self` or a pid.
-pub(crate) fn namespace(pid: impl ToString, kind: Namespace) -> Result<String> {
-    let link = format!("/proc/{}/ns/{kind}", pid.to_string());
+pub(crate) fn namespace(pid: impl std::fmt::Display, kind: Namespace) -> Result<String> {
+    let link = format!("/proc/{pid}/ns/{kind}");
     let target = fs::read_link(&link).map_err(|error| format!("{link}: {error}"))?;
     Ok(target.to_string_lossy().into_owned())
 }

@@ -128,6 +128,7 @@ impl Report {
     }
 
     /// Asserts that the two are equal, and shows them.
+    #[expect(clippy::needless_pass_by_value, reason = "so that the call reads as the sentence does")]
     pub(crate) fn equal<A: PartialEq<B> + std::fmt::Debug, B: std::fmt::Debug>(
         &mut self,
         what: impl Display,
@@ -140,6 +141,7 @@ impl Report {
     }
 
     /// Asserts that the two differ, and shows them.
+    #[expect(clippy::needless_pass_by_value, reason = "so that the call reads as the sentence does")]
     pub(crate) fn differ<A: PartialEq<B> + std::fmt::Debug, B: std::fmt::Debug>(
         &mut self,
         what: impl Display,
@@ -199,7 +201,7 @@ fn print(event: &Event) {
             println!("  {sign} {what}{seen}");
         }
         Event::Plan(plan) => {
-            println!("\n  what the sandbox is about to do:\n    {}", plan.replace('\n', "\n    "))
+            println!("\n  what the sandbox is about to do:\n    {}", plan.replace('\n', "\n    "));
         }
     }
 }
