@@ -86,8 +86,8 @@ fn run() -> Result<u8, lexopt::Error> {
             // How the runner starts a lab's own process.
             Long("inside") => {
                 let lab = find(parser.value()?.parse()?).ok_or("no such lab")?;
-                let directory = parser.value()?.into();
-                return Ok(runner::inside(lab, directory, manner));
+                let directory: std::path::PathBuf = parser.value()?.into();
+                return Ok(runner::inside(lab, &directory, manner));
             }
             Long("help") | Short('h') => {
                 println!("{USAGE}");

@@ -290,7 +290,7 @@ fn groups(below: &Path) -> Vec<PathBuf> {
 }
 
 /// The lab's own process.
-pub(crate) fn inside(lab: &'static Lab, made: PathBuf, manner: Manner) -> u8 {
+pub(crate) fn inside(lab: &Lab, made: &Path, manner: Manner) -> u8 {
     let _ = prctl::set_pdeathsig(Signal::SIGKILL);
     let mut report = Report::new(made.join("lab"), manner.json, manner.explain);
     if !manner.json {
