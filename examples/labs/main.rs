@@ -2,9 +2,15 @@
 //!
 //! `cargo run --example labs` lists them; `-- 13`, `-- chroot`, `-- C` and `-- all` run one, a topic, a group, all.
 //!
-//! To add one: a `Lab` in the file of its topic. It runs in a process of its own that has one thread, inside the
-//! namespaces that it asked for, with an empty directory; it tells what it does to a [`Report`]. `kit` has what several
-//! labs need: a busybox root, forked children, the namespaces of a process.
+//! # To add one
+//!
+//! - A [`Lab`] in the file of its topic (`anatomy` is the pattern), its number in `tests/labs.rs` or, if it needs
+//!   controllers, modules or a security module, in `tests/vm_labs.rs`, and docs/labs.md made anew by `-- --markdown`.
+//! - It runs in a process of its own that has one thread, inside the namespaces that it asked for (`outer`), with an
+//!   empty directory, and tells what it does and asserts to a [`lab::Report`]. `Err(skip("reason"))` skips it.
+//! - `kit` has what several labs need: forked children (`in_child`, `stay`), a busybox root, text of programs.
+//! - Each must pass as root and, where the kernel allows it, as an ordinary user, who is root of an outer user namespace
+//!   if the lab asked for outer namespaces. It shows the hole first, then what closes it.
 
 mod anatomy;
 mod capabilities;
