@@ -18,7 +18,7 @@ use palisade::cgroup::{Cgroup, Limits};
 use palisade::fsroot::{Dev, Proc, Root};
 use palisade::ns::{Namespace, Namespaces};
 use palisade::secfilter::presets;
-use palisade::{Command, Sandbox, Stdio};
+use palisade::{Command, Lifetime, Sandbox, Stdio};
 use palisade_benches::floor::{Floor, Profile, USER};
 use palisade_benches::payload;
 
@@ -55,7 +55,9 @@ fn palisade(profile: Profile, root: &Path, parent: Option<&Cgroup>) -> Option<Co
         builder = builder.user(USER, USER);
     }
     if profile < Profile::P5 {
-        builder = builder.dangerously_unfiltered();
+        // Without a filter a payload could clear its parent-death signal, and each would get a guard: a process that the
+        // floor does not have.
+        builder = builder.dangerously_unfiltered().lifetime(Lifetime::Detached);
     }
     if profile >= Profile::P6 {
         builder = builder.cgroup(Limits::new()).cgroup_parent(parent?.clone());

@@ -213,13 +213,18 @@ impl Floor {
     }
 }
 
-/// The root read-only, /proc, /dev in memory with six devices and four links, the old root detached.
+/// The root read-only, /proc, /dev in memory with six devices, five links, /dev/pts and /dev/shm; the old root detached.
 fn view(s: &mut Script, root: &[u8], user_namespace: bool) {
     let below = |path: &str| [root, path.as_bytes()].concat();
     let nodes =
         [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
-    let links: [(&CStr, &str); 4] =
-        [(c"/proc/self/fd", "fd"), (c"fd/0", "stdin"), (c"fd/1", "stdout"), (c"fd/2", "stderr")];
+    let links: [(&CStr, &str); 5] = [
+        (c"/proc/self/fd", "fd"),
+        (c"fd/0", "stdin"),
+        (c"fd/1", "stdout"),
+        (c"fd/2", "stderr"),
+        (c"pts/ptmx", "ptmx"),
+    ];
     let (bind, private) = (libc::MS_BIND, libc::MS_REC | libc::MS_PRIVATE);
     let quiet = libc::MS_NOSUID | libc::MS_NODEV;
     s.mount(b"none", b"/", b"", private, b"");
@@ -249,6 +254,20 @@ fn view(s: &mut Script, root: &[u8], user_namespace: bool) {
         let (text, path) = (s.text(text.to_bytes()), s.text(below(&format!("/dev/{name}"))));
         s.call(libc::SYS_symlink, &[text, path]);
     }
+    for directory in ["pts", "shm"] {
+        let path = s.text(below(&format!("/dev/{directory}")));
+        s.call(libc::SYS_mkdir, &[path, 0o755]);
+    }
+    let terminals = b"newinstance,ptmxmode=666,mode=620";
+    s.mount(b"devpts", &below("/dev/pts"), b"devpts", libc::MS_NOSUID | libc::MS_NOEXEC, terminals);
+    s.mount(
+        b"tmpfs",
+        &below("/dev/shm"),
+        b"tmpfs",
+        quiet | libc::MS_NOEXEC,
+        b"size=67108864,nr_inodes=16384",
+    );
+    s.mount(b"none", &below("/dev"), b"", bind | libc::MS_REMOUNT | libc::MS_RDONLY | libc::MS_NOSUID, b"");
     let (directory, here, top) = (s.text(root), s.text("."), s.text("/"));
     s.call(libc::SYS_chdir, &[directory]);
     s.call(libc::SYS_pivot_root, &[here, here]);
