@@ -4,16 +4,18 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
-use palisade_cgroup::{Cgroup, Limits};
+use palisade_cgroup::{Cgroup, DeviceRules, Limits};
 use palisade_creds::{
     Capability, CapabilitySet, Credentials, Gid, IdMap, Maps, PreparedIdentity, PreparedMaps, Setgroups,
     ThreadCapabilities, Uid,
 };
 use palisade_fsroot::{Mount, PreparedRoot, Root};
 use palisade_ns::{Hostname, Namespace, Namespaces, loopback_up};
+use palisade_secfilter::landlock::Ruleset;
 use palisade_secfilter::{Filter, Install, SeccompData, Syscall, presets};
 use palisade_sys::{FD_PASSED, Program, Slot, Step};
 
+use crate::confine::{self, PrivateProc};
 use crate::error::{Error, ErrorKind, Result};
 use crate::newborn::user_namespace;
 use crate::rlimit::Resource;
@@ -34,10 +36,13 @@ pub(crate) struct Prepared {
     pub(crate) credentials: PreparedIdentity,
     /// What set-up needs, the payload's own included.
     pub(crate) setup_capabilities: CapabilitySet,
+    pub(crate) private_proc: PrivateProc,
+    pub(crate) landlock: Option<Ruleset>,
     pub(crate) filter: Option<Program>,
     pub(crate) env: Vec<(OsString, OsString)>,
     pub(crate) limits: Vec<(Resource, u64, u64)>,
     pub(crate) cgroup: Option<(Limits, Option<Cgroup>)>,
+    pub(crate) devices: Option<DeviceRules>,
     pub(crate) lifetime: Lifetime,
     /// The payload could do away with its parent-death signal, and no cgroup's guard would end it.
     pub(crate) guard: bool,
@@ -72,14 +77,14 @@ const DEFAULT_PROCESSES: u64 = 4096;
 
 /// Collects what is wrong, so that all of it is reported at once.
 #[derive(Default)]
-struct Conflicts(Vec<String>);
+pub(crate) struct Conflicts(Vec<String>);
 
 impl Conflicts {
-    fn add(&mut self, conflict: impl Into<String>) {
+    pub(crate) fn add(&mut self, conflict: impl Into<String>) {
         self.0.push(conflict.into());
     }
 
-    fn check<T, E: std::fmt::Display>(&mut self, what: &str, value: Result<T, E>) -> Option<T> {
+    pub(crate) fn check<T, E: std::fmt::Display>(&mut self, what: &str, value: Result<T, E>) -> Option<T> {
         value.map_err(|error| self.add(format!("{what}: {error}"))).ok()
     }
 
@@ -113,9 +118,12 @@ impl Prepared {
         check_limits(&spec, &caller, &mut conflicts);
         check_env(&spec, &mut conflicts);
         let filter = compile(&spec, &mut conflicts);
+        confine::check(&spec, caller.privileged, &mut conflicts);
+        let private_proc = confine::private_proc(&spec, &mut conflicts);
         let supported = conflicts.check("capabilities", CapabilitySet::supported());
         if let Some(supported) = supported {
-            conflicts.check("capabilities", spec.capabilities.check_available(supported));
+            let asked = spec.capability_sets.map_or(spec.capabilities, |sets| sets.bounding | sets.permitted);
+            conflicts.check("capabilities", asked.check_available(supported));
         }
         conflicts.finish()?;
         let (Some(hostname), Some((maps, identity))) = (hostname, identity) else {
@@ -138,7 +146,11 @@ impl Prepared {
         } else {
             spec.mounts.clone()
         };
-        let root = view(&spec, mounts, &identity).prepare().map_err(|error| {
+        let mut root = view(&spec, mounts, &identity);
+        if let (true, Some(maps)) = (spec.id_mapped_root, &maps) {
+            root = root.id_mapped(user_namespace(maps.clone())?);
+        }
+        let root = root.prepare().map_err(|error| {
             let kind = match error.kind() {
                 palisade_fsroot::ErrorKind::System => ErrorKind::Setup,
                 _ => ErrorKind::InvalidSpec,
@@ -178,10 +190,13 @@ impl Prepared {
             maps,
             credentials,
             setup_capabilities: setup,
+            private_proc,
+            landlock: confine::landlock(&spec)?,
             filter: filter.as_ref().map(|filter| Install::new(filter).keep_privileges().prepare()),
             env: base_env(&spec),
             limits,
             cgroup: spec.cgroup,
+            devices: spec.devices,
             lifetime: spec.lifetime,
             guard,
             setup_timeout: spec.setup_timeout,
@@ -282,17 +297,17 @@ fn credentials(spec: &Spec, identity: &Identity, maps: Option<&Maps>) -> Result<
         Error::from_source(ErrorKind::InvalidSpec, Step::Prepare, error, errno)
     };
     let mut who = palisade_creds::Identity::new()
-        .capabilities(spec.capabilities)
+        .capability_sets(confine::capability_sets(spec, uid))
         .allow_privilege_escalation(spec.privilege_escalation);
-    if uid != Uid::ROOT {
-        // Under an id that is not 0, exec keeps only what is ambient.
-        who = who.ambient(spec.capabilities);
-    }
     if identity.change {
         who = who.ids(uid, gid);
         if !identity.drop_groups {
             who = who.keep_groups();
         }
+    }
+    if let Some(groups) = &spec.groups {
+        let groups: Result<Vec<Gid>, _> = groups.iter().map(|&gid| Gid::try_from(gid)).collect();
+        who = who.groups(groups.map_err(failed)?);
     }
     let before = match maps {
         Some(_) => Credentials::in_new_user_namespace(uid, gid),
@@ -306,7 +321,8 @@ fn may_outlive(spec: &Spec, filter: Option<&Filter>) -> bool {
     let Ok(prctl) = "prctl".parse::<Syscall>() else { return true };
     let clear = SeccompData::new(prctl, [libc::PR_SET_PDEATHSIG as u64, 0, 0, 0, 0, 0]);
     let asks = filter.is_none_or(|filter| filter.evaluate(&clear).lets_through());
-    asks || spec.privilege_escalation || !spec.capabilities.is_empty()
+    let capable = !spec.capabilities.is_empty() || spec.capability_sets.is_some();
+    asks || spec.privilege_escalation || capable
 }
 
 fn check_namespaces(spec: &Spec, caller: &Caller, conflicts: &mut Conflicts) {

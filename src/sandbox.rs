@@ -5,10 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use palisade_cgroup::{Cgroup, Limits};
-use palisade_creds::{CapabilitySet, Maps};
+use palisade_cgroup::{Cgroup, DeviceRules, Limits};
+use palisade_creds::{CapabilitySet, Maps, ThreadCapabilities};
 use palisade_fsroot::{Bind, Dev, HostView, Mount, Proc, Root, Tmpfs};
 use palisade_ns::{Namespace, Namespaces};
+use palisade_secfilter::landlock::Landlock;
+use palisade_secfilter::lsm::ExecLabel;
 use palisade_secfilter::{Filter, Policy};
 
 use crate::command::Command;
@@ -45,6 +47,11 @@ impl Sandbox {
     /// The secure default as a builder: every setter changes one part.
     pub fn builder() -> SandboxBuilder {
         SandboxBuilder::default()
+    }
+
+    /// What its Landlock rules enforce, if it has any: all that was asked, unless the rules are best effort.
+    pub fn landlock(&self) -> Option<&palisade_secfilter::landlock::Enforced> {
+        self.prepared.landlock.as_ref().map(palisade_secfilter::landlock::Ruleset::enforced)
     }
 
     /// A program to run inside. A name without `/` is looked up in the payload's `PATH`, inside the sandbox.
@@ -89,15 +96,24 @@ pub(crate) struct Spec {
     pub(crate) mounts: Vec<Mount>,
     pub(crate) hostname: OsString,
     pub(crate) user: Option<(u32, u32)>,
+    /// `None`: none where they can be dropped.
+    pub(crate) groups: Option<Vec<u32>>,
     pub(crate) maps: Option<Maps>,
+    pub(crate) id_mapped_root: bool,
     pub(crate) host_root: bool,
     pub(crate) capabilities: CapabilitySet,
+    /// In place of what `capabilities` makes of them.
+    pub(crate) capability_sets: Option<ThreadCapabilities>,
     pub(crate) privilege_escalation: bool,
     pub(crate) calls: Calls,
+    pub(crate) landlock: Option<Landlock>,
+    pub(crate) label: Option<ExecLabel>,
+    pub(crate) sysctls: Vec<(String, String)>,
     pub(crate) inherit_env: bool,
     pub(crate) env: Vec<(OsString, OsString)>,
     pub(crate) limits: Vec<(Resource, u64, u64)>,
     pub(crate) cgroup: Option<(Limits, Option<Cgroup>)>,
+    pub(crate) devices: Option<DeviceRules>,
     pub(crate) lifetime: Lifetime,
     pub(crate) setup_timeout: Duration,
 }
@@ -118,15 +134,22 @@ impl Default for SandboxBuilder {
             mounts: Vec::new(),
             hostname: "sandbox".into(),
             user: None,
+            groups: None,
             maps: None,
+            id_mapped_root: false,
             host_root: false,
             capabilities: CapabilitySet::EMPTY,
+            capability_sets: None,
             privilege_escalation: false,
             calls: Calls::Default,
+            landlock: None,
+            label: None,
+            sysctls: Vec::new(),
             inherit_env: false,
             env: Vec::new(),
             limits: Vec::new(),
             cgroup: None,
+            devices: None,
             lifetime: Lifetime::Host,
             setup_timeout: Duration::from_secs(30),
         };
@@ -228,12 +251,12 @@ impl SandboxBuilder {
 
     /// The capabilities that the payload has, in its user namespace; none by default.
     pub fn capabilities(mut self, capabilities: CapabilitySet) -> Self {
-        self.spec.capabilities = capabilities;
+        (self.spec.capabilities, self.spec.capability_sets) = (capabilities, None);
         self
     }
 
-    /// Leaves no_new_privs off, so that set-user-ID programs and file capabilities of an own root file system work:
-    /// as Docker's default has it. Off by default.
+    /// Leaves no_new_privs off, so that set-user-ID programs and file capabilities of an own root file system work
+    /// (where its mounts are without `nosuid`: [`Root::without`]): as Docker's default has it. Off by default.
     pub fn allow_privilege_escalation(mut self, allow: bool) -> Self {
         self.spec.privilege_escalation = allow;
         self

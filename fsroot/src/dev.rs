@@ -28,7 +28,9 @@ const LINKS: &[(&str, &str)] = &[
 #[derive(Clone, Debug)]
 pub struct Dev {
     pub(crate) target: PathBuf,
-    pub(crate) extra: Vec<PathBuf>,
+    /// Devices of the host, and where below the target they are seen.
+    pub(crate) extra: Vec<(PathBuf, PathBuf)>,
+    shm: bool,
     shm_size: u64,
     shm_inodes: u64,
     tty_gid: Option<u32>,
@@ -41,6 +43,7 @@ impl Dev {
         Self {
             target: target.as_ref().to_owned(),
             extra: Vec::new(),
+            shm: true,
             shm_size: Tmpfs::DEFAULT_SIZE,
             shm_inodes: Tmpfs::DEFAULT_INODES,
             tty_gid: None,
@@ -48,16 +51,30 @@ impl Dev {
         }
     }
 
-    /// Adds a character device of the host (`/dev/fuse`, `/dev/net/tun`) at its place below `/dev`. The host's
-    /// permissions of the node hold: `EACCES` at opening is theirs.
-    pub fn device(mut self, path: impl AsRef<Path>) -> Self {
-        self.extra.push(path.as_ref().to_owned());
+    /// Adds a device of the host (`/dev/fuse`, `/dev/net/tun`) at its place below `/dev`. The host's permissions of the
+    /// node hold: `EACCES` at opening is theirs.
+    pub fn device(self, path: impl AsRef<Path>) -> Self {
+        let path = path.as_ref();
+        let below = path.strip_prefix("/dev").unwrap_or(path).to_owned();
+        self.device_at(path, below)
+    }
+
+    /// Adds a device of the host under another name, which is relative to `/dev`.
+    pub fn device_at(mut self, path: impl AsRef<Path>, name: impl AsRef<Path>) -> Self {
+        let name = name.as_ref();
+        self.extra.push((path.as_ref().to_owned(), name.strip_prefix("/").unwrap_or(name).to_owned()));
         self
     }
 
     /// Limits of `/dev/shm`: bytes and inodes.
     pub fn shm(mut self, size: u64, inodes: u64) -> Self {
         (self.shm_size, self.shm_inodes) = (size, inodes);
+        self
+    }
+
+    /// Leaves `/dev/shm` out.
+    pub fn without_shm(mut self) -> Self {
+        self.shm = false;
         self
     }
 
@@ -95,8 +112,10 @@ impl Dev {
             pts = pts.gid(gid);
         }
         parts.push(pts.into());
-        let shm = Tmpfs::new(at("shm")).size(self.shm_size).inodes(self.shm_inodes);
-        parts.push(shm.with(crate::MountFlags::NOEXEC).into());
+        if self.shm {
+            let shm = Tmpfs::new(at("shm")).size(self.shm_size).inodes(self.shm_inodes);
+            parts.push(shm.with(crate::MountFlags::NOEXEC).into());
+        }
         if self.mqueue {
             parts.push(Mqueue::new(at("mqueue")).into());
         }
