@@ -72,7 +72,7 @@ impl SandboxBuilder {
     /// Which devices the payload may make and open, whatever nodes there are: a program of its cgroup, which
     /// [`cgroup`](Self::cgroup) asks for. Needs `CAP_BPF` or `CAP_SYS_ADMIN` on the host.
     pub fn device_rules(mut self, rules: DeviceRules) -> Self {
-        self.spec.devices = Some(rules);
+        self.spec.device_rules = Some(rules);
         self
     }
 }
@@ -187,7 +187,7 @@ pub(crate) fn landlock(spec: &Spec) -> Result<Option<Ruleset>> {
 
 /// What cannot be without something else.
 pub(crate) fn check(spec: &Spec, privileged: bool, conflicts: &mut Conflicts) {
-    if spec.devices.is_some() && spec.cgroup.is_none() {
+    if spec.device_rules.is_some() && spec.cgroup.is_none() {
         conflicts.add("device_rules: they are a cgroup's: ask for one with cgroup(Limits::new())");
     }
     if spec.id_mapped_root && !(privileged && spec.namespaces.contains(Namespace::User)) {

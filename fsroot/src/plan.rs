@@ -321,7 +321,7 @@ impl Planner {
         let source = Source::find(path)?;
         let character = source.is(libc::S_IFCHR);
         if !character && !source.is(libc::S_IFBLK) {
-            return Err(Error::new(ErrorKind::WrongType, "this is no device").at(path));
+            return Err(Error::new(ErrorKind::WrongType, "this is no character or block device").at(path));
         }
         let mut bind = Bind::device("", target.to_owned(), source.device);
         bind.source = path.to_owned();

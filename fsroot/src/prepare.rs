@@ -77,29 +77,31 @@ impl PreparedRoot {
     }
 
     /// The capabilities that the steps need in the user namespace that owns the mount namespace, bit n for capability
-    /// n: `CAP_SYS_ADMIN`; with owners given also `CAP_CHOWN`, `CAP_DAC_OVERRIDE` and `CAP_FOWNER`; with an overlay that
-    /// is written to, what copying a file up takes. (An overlay does that with the credentials of who mounted it.)
+    /// n: `CAP_SYS_ADMIN`; with owners given also `CAP_CHOWN`, `CAP_DAC_OVERRIDE` and `CAP_FOWNER`. So with an overlay
+    /// that can be written, and `CAP_FSETID` and `CAP_SETFCAP` too: what its maker may do, it does for as long as it
+    /// lives, to keep owners, modes and capabilities of what is copied up.
     ///
     /// See [capabilities(7)](https://man7.org/linux/man-pages/man7/capabilities.7.html).
     pub fn capabilities_needed(&self) -> u64 {
         const CHOWN: u64 = 1 << 0;
         const DAC_OVERRIDE: u64 = 1 << 1;
-        const DAC_READ_SEARCH: u64 = 1 << 2;
         const FOWNER: u64 = 1 << 3;
         const FSETID: u64 = 1 << 4;
         const SYS_ADMIN: u64 = 1 << 21;
-        const MKNOD: u64 = 1 << 27;
         const SETFCAP: u64 = 1 << 31;
         let owned = |entry: &Entry| {
             matches!(entry.work, Work::File { owner: Some(_), .. } | Work::Directory { owner: Some(_), .. })
         };
-        let copies_up = |entry: &Entry| matches!(&entry.work, Work::Overlay { upper, .. } if !matches!(upper, UpperPlan::None));
+        let copies_up = |entry: &Entry| match &entry.work {
+            Work::Overlay { upper, .. } => !matches!(upper, UpperPlan::None),
+            _ => false,
+        };
         let mut needed = SYS_ADMIN;
         if self.entries.iter().any(owned) {
             needed |= CHOWN | DAC_OVERRIDE | FOWNER;
         }
         if self.entries.iter().any(copies_up) {
-            needed |= CHOWN | DAC_OVERRIDE | DAC_READ_SEARCH | FOWNER | FSETID | MKNOD | SETFCAP;
+            needed |= CHOWN | DAC_OVERRIDE | FOWNER | FSETID | SETFCAP;
         }
         needed
     }
