@@ -378,7 +378,9 @@ impl SandboxBuilder {
 
 /// # What it may use
 impl SandboxBuilder {
-    /// A cgroup of its own with these limits, below the caller's own delegated one. The payload is born in it.
+    /// A cgroup of its own with these limits, below the caller's own delegated one. The payload is born in it. Where
+    /// systemd owns the tree, a program gets a delegated one by `palisade::cgroup::systemd::TransientUnit::enter`
+    /// (feature `systemd`).
     pub fn cgroup(mut self, limits: Limits) -> Self {
         let parent = self.spec.cgroup.take().and_then(|(_, parent)| parent);
         self.spec.cgroup = Some((limits, parent));
