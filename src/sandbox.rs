@@ -78,6 +78,8 @@ pub(crate) enum View {
     /// The view of the host, completed with the payload's user and host name by `build`.
     Host(HostView),
     Own(Root),
+    /// What the host program sees.
+    Shared,
 }
 
 /// What a seccomp filter is made of.
@@ -193,11 +195,23 @@ impl SandboxBuilder {
         self.root(root.masks(Masks::docker()))
     }
 
+    /// No view of its own: the payload sees what the host program sees and may do there whatever its user may, every
+    /// file of an ordinary caller's included. For what needs limits, a filter or Landlock but no file system of its own,
+    /// and where user namespaces are not to be had: together with `namespaces(Namespaces::EMPTY)` (and, since nothing
+    /// then ends descendants for sure, a cgroup or [`Lifetime::Detached`]) it takes no privilege at all.
+    ///
+    /// With a new mount namespace, which is the default, the mount table is a private copy. `/proc` is the host's in any
+    /// case.
+    pub fn dangerously_share_root(mut self) -> Self {
+        self.spec.root = View::Shared;
+        self
+    }
+
     /// Changes the view of the host: its home, its `/tmp`, whether it has a `/proc`.
     pub fn host_view(mut self, change: impl FnOnce(HostView) -> HostView) -> Self {
         let view = match self.spec.root {
             View::Host(view) => view,
-            View::Own(_) => HostView::new(),
+            View::Own(_) | View::Shared => HostView::new(),
         };
         self.spec.root = View::Host(change(view));
         self
