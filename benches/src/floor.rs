@@ -153,7 +153,7 @@ impl Floor {
         let (argv, envp) = (s.table(&[path, 0]), s.table(&[0]));
         s.call(libc::SYS_execve, &[path, argv, envp]);
         Self {
-            flags: flags as u32 as u64,
+            flags: u64::from(flags as u32),
             calls: s.calls,
             stack: vec![0; 4096],
             maps: profile >= Profile::P3,
