@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 
 labs::labs! {
     lab_1 = 1, lab_3 = 3,
+    lab_9 = 9, lab_10 = 10, lab_11 = 11, lab_12 = 12,
 }
 
 fn output(arguments: &[&str]) -> String {
