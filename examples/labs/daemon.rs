@@ -132,7 +132,7 @@ fn serve(listener: &UnixListener, stop: &AtomicBool, askers: &mut Vec<u32>) -> R
                 write!(stream, "HTTP/1.0 {status}\r\n\r\n{{\"ServerVersion\": \"lab\"}}\n")?;
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                std::thread::sleep(Duration::from_millis(2))
+                std::thread::sleep(Duration::from_millis(2));
             }
             Err(error) => return Err(error.into()),
         }
@@ -331,7 +331,7 @@ fn received(stream: &UnixStream) -> Result<u64> {
 }
 
 /// `labs --as ask SOCKET`: the docker client of lab 12. Prints what the daemon answers.
-pub(crate) fn ask(arguments: Vec<String>) -> Result {
+pub(crate) fn ask(arguments: &[String]) -> Result {
     let path = arguments.first().ok_or("ask SOCKET")?;
     match UnixStream::connect(path) {
         Ok(mut stream) => {
@@ -378,7 +378,7 @@ fn socket_inside(report: &mut Report) -> Result {
                         started.push(child);
                     }
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                        std::thread::sleep(Duration::from_millis(2))
+                        std::thread::sleep(Duration::from_millis(2));
                     }
                     Err(error) => return Err(error),
                 }

@@ -98,8 +98,8 @@ fn run() -> Result<u8, lexopt::Error> {
             // What a lab runs of this program inside a sandbox.
             Long("as") => {
                 let role = parser.value()?.string()?;
-                let arguments = parser.raw_args()?.map(|word| word.to_string_lossy().into_owned()).collect();
-                return Ok(play(&role, arguments));
+                let words = parser.raw_args()?.map(|word| word.to_string_lossy().into_owned());
+                return Ok(play(&role, &words.collect::<Vec<_>>()));
             }
             Long("help") | Short('h') => {
                 println!("{USAGE}");
@@ -145,10 +145,12 @@ fn find(number: u8) -> Option<&'static Lab> {
     TOPICS.iter().flat_map(|(_, labs)| labs.iter()).find(|lab| lab.number == number)
 }
 
-/// Programs of labs, for the inside of a sandbox: name, and what it does with its arguments.
-const ROLES: &[(&str, fn(Vec<String>) -> lab::Result)] = &[("ask", daemon::ask)];
+type Role = fn(&[String]) -> lab::Result;
 
-fn play(role: &str, arguments: Vec<String>) -> u8 {
+/// Programs of labs, for the inside of a sandbox: name, and what it does with its arguments.
+const ROLES: &[(&str, Role)] = &[("ask", daemon::ask)];
+
+fn play(role: &str, arguments: &[String]) -> u8 {
     let Some((_, act)) = ROLES.iter().find(|(name, _)| *name == role) else { return 2 };
     match act(arguments) {
         Ok(()) => 0,
