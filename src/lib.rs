@@ -4,7 +4,10 @@ mod child;
 mod command;
 mod error;
 mod guard;
+#[cfg(feature = "k8s")]
+pub mod k8s;
 mod launch;
+mod namespaces;
 mod newborn;
 mod order;
 mod output;
@@ -23,10 +26,13 @@ mod sys;
 pub use child::{Child, Output};
 pub use command::Command;
 pub use error::{Error, ErrorKind, Result};
+pub use namespaces::Ipc;
 pub use order::Session;
 pub use palisade_cgroup as cgroup;
 pub use palisade_creds as creds;
 pub use palisade_fsroot as fsroot;
+#[cfg(feature = "net")]
+pub use palisade_net as net;
 pub use palisade_ns as ns;
 pub use palisade_procinfo as procinfo;
 pub use palisade_secfilter as secfilter;
