@@ -1,7 +1,9 @@
 #![doc = include_str!("../README.md")]
 
 mod child;
+mod collector;
 mod command;
+mod enter;
 mod error;
 mod guard;
 #[cfg(feature = "k8s")]

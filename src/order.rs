@@ -9,6 +9,7 @@ use palisade_creds::first_identity;
 use palisade_ns::TimeOffsets;
 use palisade_sys::{FD_CONTROL, FD_PASSED, Fd, OpenHow, Place, Program, Slot, Step};
 
+use crate::enter::{Entry, enter};
 use crate::prepare::Prepared;
 use crate::rlimit::Resource;
 use crate::sandbox::Lifetime;
@@ -51,7 +52,7 @@ const TRY_NEXT: &[i32] = &[libc::ENOENT, libc::ENOTDIR, libc::EACCES, libc::ESTA
 
 /// Where a payload comes to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum Site {
     /// In namespaces of its own, in which the stage was cloned.
     New,
     /// In those of a living sandbox, which the stage has to enter.
@@ -69,28 +70,28 @@ pub(crate) struct Stage {
 
 /// The stage's program. The part that gives up what a payload must not have is the same in a new sandbox and in a
 /// living one.
-pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload, place: Place) -> Stage {
+pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload, site: Site) -> Stage {
     let mut p = Program::new();
     let name = [p.input("name"), p.input("name")];
-    baseline(&mut p, name, place);
+    baseline(&mut p, name, site);
     if !payload.keep_signals {
         p.default_signals(SETTABLE_SIGNALS);
     }
     let umask = p.umask(0);
-    let (entry, kept) = match place {
-        Whereabouts::New => {
+    let (entry, kept) = match site {
+        Site::New => {
             build(&mut p, sandbox);
             (None, sandbox.view.trees.len())
         }
-        Whereabouts::Living => (Some(enter(&mut p, sandbox)), 1),
+        Site::Living => (Some(enter(&mut p, sandbox)), 1),
     };
     confine(&mut p, sandbox, payload, umask, kept);
     Stage { program: p, name, entry }
 }
 
-fn baseline(p: &mut Program, name: [Slot; 2], place: Place) {
+fn baseline(p: &mut Program, name: [Slot; 2], site: Site) {
     p.at(Step::Baseline, "");
-    if place == Whereabouts::Living {
+    if site == Site::Living {
         // First of all: what runs in there must not look at a process that comes from the host.
         p.prctl(libc::PR_SET_DUMPABLE, [0; 4]);
     }
@@ -116,7 +117,7 @@ fn build(p: &mut Program, sandbox: &Prepared) {
     let clocks = sandbox.time.map(|offsets| {
         // Opened before a change of ids closes the process's own /proc to it.
         p.at(Step::IdMaps, "/proc/self/timens_offsets");
-        (offsets, TimeOffsets::open(&mut p))
+        (offsets, TimeOffsets::open(p))
     });
     if sandbox.maps.is_some() && identity.change {
         p.append(&first_identity(identity.uid, identity.gid));
@@ -127,7 +128,7 @@ fn build(p: &mut Program, sandbox: &Prepared) {
 
     if let Some((offsets, file)) = clocks {
         p.at(Step::TimeNamespace, "");
-        offsets.enter(&mut p, file);
+        offsets.enter(p, file);
     }
 
     p.append(&sandbox.view.build); // propagation, mounts, pivot_root
@@ -224,7 +225,7 @@ fn confine(p: &mut Program, sandbox: &Prepared, payload: &Payload, umask: Slot, 
     }
 }
 
-fn parent_death(p: &mut Program) {
+pub(crate) fn parent_death(p: &mut Program) {
     p.prctl(libc::PR_SET_PDEATHSIG, [libc::SIGKILL as u64, 0, 0, 0]);
 }
 
