@@ -3,6 +3,7 @@
 mod child;
 mod collector;
 mod command;
+mod confine;
 mod enter;
 mod error;
 mod guard;

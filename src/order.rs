@@ -9,6 +9,7 @@ use palisade_creds::first_identity;
 use palisade_ns::TimeOffsets;
 use palisade_sys::{FD_CONTROL, FD_PASSED, Fd, OpenHow, Place, Program, Slot, Step};
 
+use crate::confine::Label;
 use crate::enter::{Entry, enter};
 use crate::prepare::Prepared;
 use crate::rlimit::Resource;
@@ -78,14 +79,11 @@ pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload, site: Site) -
         p.default_signals(SETTABLE_SIGNALS);
     }
     let umask = p.umask(0);
-    let (entry, kept) = match site {
-        Site::New => {
-            build(&mut p, sandbox);
-            (None, sandbox.view.trees.len())
-        }
-        Site::Living => (Some(enter(&mut p, sandbox)), 1),
+    let (entry, label, kept) = match site {
+        Site::New => (None, build(&mut p, sandbox), sandbox.view.trees.len()),
+        Site::Living => (Some(enter(&mut p, sandbox)), sandbox.entering_proc.run(&mut p), 1),
     };
-    confine(&mut p, sandbox, payload, umask, kept);
+    restrict(&mut p, sandbox, payload, label, umask, kept);
     Stage { program: p, name, entry }
 }
 
@@ -104,7 +102,7 @@ fn baseline(p: &mut Program, name: [Slot; 2], site: Site) {
 }
 
 /// Builds the sandbox, in its new namespaces.
-fn build(p: &mut Program, sandbox: &Prepared) {
+fn build<'a>(p: &mut Program, sandbox: &'a Prepared) -> Label<'a> {
     let identity = &sandbox.identity;
     let during = sandbox.setup_capabilities.bits();
     p.capset(during, during, 0);
@@ -138,11 +136,20 @@ fn build(p: &mut Program, sandbox: &Prepared) {
     if let Some(network) = &sandbox.network {
         p.append(network);
     }
+    let label = sandbox.private_proc.run(p);
     p.append(&sandbox.masks);
+    label
 }
 
 /// What is restricted from inside, and then the payload. `kept` descriptors were passed before the declared ones.
-fn confine(p: &mut Program, sandbox: &Prepared, payload: &Payload, umask: Slot, kept: usize) {
+fn restrict(
+    p: &mut Program,
+    sandbox: &Prepared,
+    payload: &Payload,
+    label: Label<'_>,
+    umask: Slot,
+    kept: usize,
+) {
     let fragment = |p: &mut Program, wanted: Step| {
         for (_, program) in sandbox.credentials.programs().filter(|(step, _)| *step == wanted) {
             p.append(program);
@@ -183,6 +190,12 @@ fn confine(p: &mut Program, sandbox: &Prepared, payload: &Payload, umask: Slot, 
     p.no_event_on(FD_CONTROL);
 
     fragment(p, Step::NoNewPrivs);
+    if let Some((label, file)) = label {
+        label.write(p, file);
+    }
+    if let Some(landlock) = &sandbox.landlock {
+        p.append(landlock.program());
+    }
 
     descriptors(p, payload, kept as i32);
 
