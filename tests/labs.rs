@@ -7,7 +7,7 @@ mod labs;
 use std::collections::BTreeSet;
 
 labs::labs! {
-    lab_1 = 1, lab_3 = 3,
+    lab_1 = 1, lab_2 = 2, lab_3 = 3, lab_4 = 4, lab_5 = 5, lab_6 = 6, lab_7 = 7, lab_8 = 8, lab_48 = 48,
 }
 
 fn output(arguments: &[&str]) -> String {
