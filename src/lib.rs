@@ -2,6 +2,7 @@
 
 mod child;
 mod command;
+mod confine;
 mod error;
 mod guard;
 #[cfg(feature = "k8s")]

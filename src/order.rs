@@ -105,6 +105,7 @@ pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload) -> (Program, 
     if let Some(network) = &sandbox.network {
         p.append(network);
     }
+    let proc = p.append(&sandbox.private_proc.program);
     p.append(&sandbox.masks);
 
     p.at(Step::Session, "");
@@ -142,6 +143,12 @@ pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload) -> (Program, 
     p.no_event_on(FD_CONTROL);
 
     fragment(&mut p, Step::NoNewPrivs);
+    if let Some((label, file)) = &sandbox.private_proc.label {
+        label.write(&mut p, proc.slot(*file));
+    }
+    if let Some(landlock) = &sandbox.landlock {
+        p.append(landlock.program());
+    }
 
     descriptors(&mut p, payload, sandbox.view.trees.len() as i32);
 

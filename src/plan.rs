@@ -157,7 +157,11 @@ impl Plan {
         let has = |file: &str| limits.iter().any(|(known, _)| known == file);
         let whole = has("memory.max") && !has("memory.oom.group");
         let limits = if whole { limits.clone().memory_oom_group(true) } else { limits.clone() };
-        group.create_unique("palisade", &limits).map_err(of_cgroup).map(Some)
+        let leaf = group.create_unique("palisade", &limits).map_err(of_cgroup)?;
+        if let Some(rules) = &self._sandbox.prepared.device_rules {
+            leaf.set_devices(rules).map_err(of_cgroup)?;
+        }
+        Ok(Some(leaf))
     }
 
     pub(crate) fn clone_error(&self, error: &io::Error) -> Error {
@@ -193,6 +197,12 @@ impl fmt::Display for Plan {
             }
             for (file, value) in limits.iter() {
                 writeln!(f, "    write {value:?} to {file}")?;
+            }
+            if let Some(rules) = &self._sandbox.prepared.device_rules {
+                writeln!(f, "    attach a program for devices")?;
+                for rule in rules.to_string().lines() {
+                    writeln!(f, "        {rule}")?;
+                }
             }
         }
         if !self.sources.is_empty() {

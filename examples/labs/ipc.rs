@@ -291,7 +291,7 @@ fn modes(report: &mut Report) -> Result {
 
     let mut rows = Vec::new();
     let mut row = |mode: &str, seen: &[String; 3]| {
-        rows.push([mode.to_owned(), seen[0].clone(), seen[1].clone(), seen[2].clone()])
+        rows.push([mode.to_owned(), seen[0].clone(), seen[1].clone(), seen[2].clone()]);
     };
     let private = look(&Sandbox::builder().ipc(Ipc::Private).build()?)?;
     row("private", &private);

@@ -57,7 +57,7 @@ impl Segment {
         let mut bytes = vec![0u8; len.min(self.size)];
         // SAFETY: the segment is mapped at `at` with at least that many bytes; `bytes` is elsewhere.
         self.attached(|at| unsafe {
-            std::ptr::copy_nonoverlapping(at.cast(), bytes.as_mut_ptr(), bytes.len())
+            std::ptr::copy_nonoverlapping(at.cast(), bytes.as_mut_ptr(), bytes.len());
         })?;
         Ok(bytes)
     }
