@@ -41,6 +41,8 @@ pub(crate) struct Prepared {
     /// What set-up needs, the payload's own included.
     pub(crate) setup_capabilities: CapabilitySet,
     pub(crate) private_proc: PrivateProc,
+    /// The same for a program that enters later.
+    pub(crate) entering_proc: PrivateProc,
     pub(crate) landlock: Option<Ruleset>,
     pub(crate) filter: Option<Program>,
     pub(crate) env: Vec<(OsString, OsString)>,
@@ -123,7 +125,7 @@ impl Prepared {
         check_env(&spec, &mut conflicts);
         let filter = compile(&spec, &mut conflicts);
         confine::check(&spec, caller.privileged, &mut conflicts);
-        let private_proc = confine::private_proc(&spec, &mut conflicts);
+        let [private_proc, entering_proc] = confine::private_proc(&spec, &mut conflicts);
         let supported = conflicts.check("capabilities", CapabilitySet::supported());
         if let Some(supported) = supported {
             let asked = spec.capability_sets.map_or(spec.capabilities, |sets| sets.bounding | sets.permitted);
@@ -198,6 +200,7 @@ impl Prepared {
             credentials,
             setup_capabilities: setup,
             private_proc,
+            entering_proc,
             landlock: confine::landlock(&spec)?,
             filter: filter.as_ref().map(|filter| Install::new(filter).keep_privileges().prepare()),
             env: base_env(&spec),

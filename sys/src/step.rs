@@ -98,6 +98,9 @@ steps! {
     WorkingDirectory = "working directory",
     /// The limit of descriptor numbers, after the last descriptor that set-up needs.
     OpenFiles = "limit of open files",
+    /// Wait for the start where one is to be waited for: after all that can fail but the exec itself, and before the
+    /// filter, which need not allow waiting.
+    Pause = "pause",
     /// Signals were blocked so far, so that none ended set-up halfway.
     Signals = "signals",
     /// The filter last: it need not allow anything that set-up does, except execve.
