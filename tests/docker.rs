@@ -11,6 +11,9 @@ use palisade::{Child, ErrorKind, Stdio};
 use palisade_testkit::{is_root, skip, temp_dir};
 use tempfile::TempDir;
 
+/// A change of the options.
+type Change = fn(Docker) -> Docker;
+
 /// An image of busybox, with users as Docker's busybox has them.
 fn image() -> Option<TempDir> {
     let program = ["/usr/bin/busybox", "/bin/busybox"].into_iter().find(|path| Path::new(path).exists())?;
@@ -72,8 +75,8 @@ fn masks(child: &Child) -> [u64; 5] {
 #[test]
 fn capability_masks_are_dockers_bit_for_bit() {
     let image = image!();
-    let run = |change: fn(Docker) -> Docker| change(Docker::new(image.path()));
-    let cases: [(fn(Docker) -> Docker, u64); 7] = [
+    let run = |change: Change| change(Docker::new(image.path()));
+    let cases: [(Change, u64); 7] = [
         (|docker| docker, 0xa804_25fb),
         (|docker| docker.cap_drop("net_raw"), 0xa804_05fb),
         (|docker| docker.cap_add("CAP_NET_ADMIN").cap_add("SYS_TIME"), 0xaa04_35fb),
@@ -247,7 +250,7 @@ fn namespaces_by_their_modes() {
     for (kind, link) in kinds.iter().zip(says(&docker, &script(&kinds)).lines()) {
         assert_ne!(link, own(kind), "{kind}");
     }
-    let shared: [(&str, fn(Docker) -> Docker); 4] = [
+    let shared: [(&str, Change); 4] = [
         ("ipc", |docker| docker.ipc("host")),
         ("uts", |docker| docker.uts("host")),
         ("net", |docker| docker.network("host")),

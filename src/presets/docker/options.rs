@@ -187,29 +187,43 @@ impl FromStr for TmpfsOption {
                 digits.then(|| u32::from_str_radix(value, radix).ok()).flatten()
             };
             let read = match option.split_once('=').unwrap_or((option, "")) {
-                ("rw", "") => Some(it.flags.remove(MountFlags::READ_ONLY)),
-                ("ro", "") => Some(it.flags.insert(MountFlags::READ_ONLY)),
-                ("exec", "") => Some(it.flags.remove(MountFlags::NOEXEC)),
-                ("noexec", "") => Some(it.flags.insert(MountFlags::NOEXEC)),
-                ("suid", "") => Some(it.flags.remove(MountFlags::NOSUID)),
-                ("nosuid", "") => Some(it.flags.insert(MountFlags::NOSUID)),
-                ("dev", "") => Some(it.flags.remove(MountFlags::NODEV)),
-                ("nodev", "") => Some(it.flags.insert(MountFlags::NODEV)),
-                ("size", value) => bytes(value).filter(|n| *n > 0).map(|n| it.size = Some(n)),
-                ("nr_inodes", value) => bytes(value).filter(|n| *n > 0).map(|n| it.inodes = Some(n)),
-                ("mode", value) => number(value, 8).filter(|n| *n <= 0o7777).map(|n| it.mode = Some(n)),
-                ("uid", value) => number(value, 10).map(|n| it.uid = Some(n)),
-                ("gid", value) => number(value, 10).map(|n| it.gid = Some(n)),
-                _ => None,
+                (word, "") => {
+                    let (flag, set) = match word {
+                        "rw" => (MountFlags::READ_ONLY, false),
+                        "ro" => (MountFlags::READ_ONLY, true),
+                        "exec" => (MountFlags::NOEXEC, false),
+                        "noexec" => (MountFlags::NOEXEC, true),
+                        "suid" => (MountFlags::NOSUID, false),
+                        "nosuid" => (MountFlags::NOSUID, true),
+                        "dev" => (MountFlags::NODEV, false),
+                        "nodev" => (MountFlags::NODEV, true),
+                        _ => (MountFlags::empty(), false),
+                    };
+                    it.flags.set(flag, set);
+                    !flag.is_empty()
+                }
+                ("size", value) => set(&mut it.size, bytes(value).filter(|n| *n > 0)),
+                ("nr_inodes", value) => set(&mut it.inodes, bytes(value).filter(|n| *n > 0)),
+                ("mode", value) => set(&mut it.mode, number(value, 8).filter(|n| *n <= 0o7777)),
+                ("uid", value) => set(&mut it.uid, number(value, 10)),
+                ("gid", value) => set(&mut it.gid, number(value, 10)),
+                _ => false,
             };
-            read.ok_or_else(|| {
-                bad(&format!(
+            if !read {
+                return Err(bad(&format!(
                     "{option:?}: rw, ro, [no]exec, [no]suid, [no]dev, size=, nr_inodes=, mode=, uid= and gid= are known"
-                ))
-            })?;
+                )));
+            }
         }
         Ok(it)
     }
+}
+
+/// Whether there was a value.
+fn set<T>(place: &mut Option<T>, value: Option<T>) -> bool {
+    let read = value.is_some();
+    *place = value.or(place.take());
+    read
 }
 
 impl fmt::Display for TmpfsOption {
