@@ -9,6 +9,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use palisade_cgroup::{Cgroup, OwnedCgroup};
 use palisade_sys::Step;
 
+use crate::enforced::{Enforced, Verifier, process_of};
 use crate::error::{Error, ErrorKind, Result};
 use crate::launch::Started;
 use crate::output::collect;
@@ -47,6 +48,8 @@ pub struct Child {
 pub(crate) struct Live {
     pub(crate) pidfd: OwnedFd,
     pub(crate) cgroup: Option<OwnedCgroup>,
+    /// What was read back, and how to read it again.
+    pub(crate) verifier: Verifier,
 }
 
 impl Live {
@@ -123,6 +126,28 @@ impl Child {
     /// The payload's own cgroup, if it was given one: its statistics and events.
     pub fn cgroup(&self) -> Option<&Cgroup> {
         self.live().cgroup.as_deref()
+    }
+
+    /// What was asked to confine the payload, and what the kernel said about each when it was started.
+    pub fn enforced(&self) -> &Enforced {
+        &self.live().verifier.report
+    }
+
+    /// Reads the kernel back now. The payload may have changed things meanwhile, as far as it may: dropped what it
+    /// had, lowered a limit, added a filter, with capabilities more than that. So a difference is no error here, and it
+    /// is for the caller to judge.
+    ///
+    /// # Errors
+    /// The payload has ended, or the host program has no /proc of its pid namespace.
+    pub fn verify(&self) -> Result<Enforced> {
+        let process = match self.status {
+            Some(_) => Err("it has ended".to_owned()),
+            None => process_of(self.pid, self.pidfd()),
+        };
+        let process = process.map_err(|why| {
+            Error::new(ErrorKind::Supervise, Step::Supervise, format!("the payload can't be read: {why}"))
+        })?;
+        Ok(self.live().verifier.later(&process, self.cgroup()))
     }
 
     /// Sends a signal to the payload. A payload that is pid 1 of its namespace gets only signals that it has a handler

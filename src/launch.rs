@@ -14,6 +14,7 @@ use nix::sys::socket::{MsgFlags, send};
 use palisade_sys::{Outcome, Step};
 
 use crate::child::Live;
+use crate::enforced::{Verifier, process_of};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guard;
 use crate::newborn::{Newborn, Watch, control_sockets, read_outcome};
@@ -130,19 +131,42 @@ fn perform(plan: &Plan, bench: &mut Bench, watch: &Arc<Watch>) -> Result<Started
         child.pidfd.as_ref().map_or(Ok(()), |pidfd| guard::watch_over(pidfd.as_fd(), bench))?;
     }
     if plan.maps.is_some() || plan.guard {
-        // EPIPE: it has ended already; why is in the image.
-        match send(control.as_raw_fd(), &[1], MsgFlags::MSG_NOSIGNAL) {
-            Ok(_) | Err(nix::errno::Errno::EPIPE | nix::errno::Errno::ECONNRESET) => {}
-            Err(errno) => return Err(Error::call(Step::IdMaps, "send to the stage", &errno.into())),
+        go(&control, Step::IdMaps)?;
+    }
+
+    let read_failed = |error: io::Error| Error::call(Step::Stage, "read from the stage", &error);
+    let mut process = None;
+    let mut verifier = Verifier::unread(&plan.asked, "SandboxBuilder::verify is off");
+    if plan.verify && wait_for_word(&control).map_err(read_failed)? {
+        match child.pidfd.as_ref().map(|pidfd| process_of(child.pid, pidfd.as_fd())) {
+            Some(Ok(process_seen)) => {
+                verifier = Verifier::before_exec(&plan.asked, &process_seen, cgroup.as_deref())?;
+                process = Some(process_seen);
+            }
+            Some(Err(why)) => verifier = Verifier::unread(&plan.asked, &why),
+            None => {}
         }
+        go(&control, Step::Verification)?;
     }
 
     // The socket closes when the payload is executed, or when the child ends.
-    wait_for_end(control).map_err(|error| Error::call(Step::Stage, "read from the stage", &error))?;
+    while wait_for_word(&control).map_err(read_failed)? {}
     conclude(plan, &image, &name, &child)?;
+    if let Some(process) = process {
+        verifier.after_exec(&process)?;
+    }
     let (pid, pidfd) = child.take().ok_or_else(timed_out)?;
-    let live = Some(Live { pidfd, cgroup });
+    let live = Some(Live { pidfd, cgroup, verifier });
     Ok(Started { pid, live, streams: [stdin.parent, stdout.parent, stderr.parent] })
+}
+
+/// Lets a stage that waits go on.
+fn go(control: &UnixStream, step: Step) -> Result<()> {
+    // EPIPE: it has ended already; why is in the image.
+    match send(control.as_raw_fd(), &[1], MsgFlags::MSG_NOSIGNAL) {
+        Ok(_) | Err(nix::errno::Errno::EPIPE | nix::errno::Errno::ECONNRESET) => Ok(()),
+        Err(errno) => Err(Error::call(step, "send to the stage", &errno.into())),
+    }
 }
 
 /// Whether a process ends within the time that an exit may take.
@@ -182,14 +206,14 @@ fn open_streams(plan: &Plan) -> Result<[Opened; 3]> {
     Ok([open(0)?, open(1)?, open(2)?])
 }
 
-fn wait_for_end(mut control: UnixStream) -> io::Result<()> {
+/// Waits until the stage says a word, which it does when it waits for us; `false` when the socket has closed.
+fn wait_for_word(mut control: &UnixStream) -> io::Result<bool> {
     loop {
-        match control.read(&mut [0; 8]) {
-            Ok(0) => return Ok(()),
-            Ok(_) => {}
+        match control.read(&mut [0; 1]) {
+            Ok(count) => return Ok(count > 0),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             // The child ended with the go byte unread.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(false),
             Err(error) => return Err(error),
         }
     }

@@ -2,6 +2,7 @@
 
 mod child;
 mod command;
+mod enforced;
 mod error;
 mod guard;
 mod launch;
@@ -22,6 +23,7 @@ mod sys;
 
 pub use child::{Child, Output};
 pub use command::Command;
+pub use enforced::{Enforced, Moment, Restriction, State, Subject};
 pub use error::{Error, ErrorKind, Result};
 pub use order::Session;
 pub use palisade_cgroup as cgroup;

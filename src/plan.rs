@@ -13,6 +13,7 @@ use palisade_ns::Namespaces;
 use palisade_sys::{Fault, Image, Program, Slot, Step};
 
 use crate::child::Child;
+use crate::enforced::Asked;
 use crate::error::{Error, Result};
 use crate::guard::{guarded, of_cgroup};
 use crate::launch::launch;
@@ -49,6 +50,8 @@ pub struct Plan {
     /// Owns what the programs know by number.
     _sandbox: Sandbox,
     pub(crate) setup_timeout: Duration,
+    pub(crate) asked: Arc<Asked>,
+    pub(crate) verify: bool,
     lifetime: Lifetime,
     timeout: Option<Duration>,
     output_limit: u64,
@@ -86,6 +89,8 @@ impl Plan {
             descriptors,
             _sandbox: sandbox.clone(),
             setup_timeout: prepared.setup_timeout,
+            asked: Arc::new(Asked::new(prepared, payload)),
+            verify: prepared.verify,
             lifetime: prepared.lifetime,
             timeout,
             output_limit,

@@ -14,6 +14,7 @@ use palisade_ns::{Hostname, Namespace, Namespaces, loopback_up};
 use palisade_secfilter::{Filter, Install, SeccompData, Syscall, presets};
 use palisade_sys::{FD_PASSED, Program, Slot, Step};
 
+use crate::enforced;
 use crate::error::{Error, ErrorKind, Result};
 use crate::newborn::user_namespace;
 use crate::rlimit::Resource;
@@ -42,6 +43,10 @@ pub(crate) struct Prepared {
     /// The payload could do away with its parent-death signal, and no cgroup's guard would end it.
     pub(crate) guard: bool,
     pub(crate) setup_timeout: Duration,
+    /// What the mount table has to say of the view.
+    pub(crate) placed: enforced::View,
+    /// Restrictions are read back.
+    pub(crate) verify: bool,
 }
 
 /// The programs that build the view.
@@ -171,6 +176,8 @@ impl Prepared {
             namespaces: spec.namespaces,
             view,
             masks: root.masks(),
+            placed: enforced::View::of(&root),
+            verify: spec.verify,
             _root: root,
             hostname: new(Namespace::Uts).then(|| hostname.program()),
             network: new(Namespace::Net).then(loopback_up),

@@ -39,6 +39,14 @@ impl Cgroup {
         })
     }
 
+    /// Reads limits that were set before, and compares: whether they are in force now.
+    ///
+    /// # Errors
+    /// [`NotVerified`](ErrorKind::NotVerified) for the first that is another one now; those of reading the files.
+    pub fn verify(&self, limits: &Limits) -> Result<()> {
+        self.read_back(&limits.in_order().collect::<Vec<_>>())
+    }
+
     /// For a group that nobody uses yet: no need to know what was there before.
     pub(crate) fn apply_fresh(&self, limits: &Limits) -> Result<()> {
         let settings: Vec<&Setting> = limits.in_order().collect();
@@ -61,11 +69,15 @@ impl Cgroup {
         for s in again {
             self.write_one(s).map_err(|e| (e, settings.len()))?;
         }
+        self.read_back(settings).map_err(|e| (e, settings.len()))
+    }
+
+    fn read_back(&self, settings: &[&Setting]) -> Result<()> {
         let page = page_size();
         for s in settings.iter().filter(|s| s.check != Check::Accepted) {
-            let seen = self.text(s).map_err(|e| (e, settings.len()))?;
+            let seen = self.text(s)?;
             if !s.holds_in(&seen, page) {
-                return Err((self.not_verified(s, &seen), settings.len()));
+                return Err(self.not_verified(s, &seen));
             }
         }
         Ok(())

@@ -129,6 +129,8 @@ pub enum Injected {
     Exit,
     /// It waits for a signal, without end.
     Hang,
+    /// It is not done, and nobody is told.
+    Skip,
 }
 
 /// A list of system calls to run in order. It is built by the methods named after the calls, printed by `Display` as
@@ -403,6 +405,7 @@ impl Program {
             Injected::Errno(errno) => Op { kind: KIND_FAIL, value: errno as u64, step, ..Op::default() },
             Injected::Exit => call(libc::SYS_exit_group),
             Injected::Hang => call(libc::SYS_pause),
+            Injected::Skip => call(libc::SYS_getpid),
         };
     }
 

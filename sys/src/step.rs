@@ -98,6 +98,9 @@ steps! {
     WorkingDirectory = "working directory",
     /// The limit of descriptor numbers, after the last descriptor that set-up needs.
     OpenFiles = "limit of open files",
+    /// The parent reads back what the kernel has made of all this. Before the filter, which may forbid to wait; what a
+    /// payload could undo is read while there is none.
+    Verification = "verification",
     /// Signals were blocked so far, so that none ended set-up halfway.
     Signals = "signals",
     /// The filter last: it need not allow anything that set-up does, except execve.
