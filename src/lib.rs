@@ -5,6 +5,8 @@ mod command;
 mod enforced;
 mod error;
 mod guard;
+#[cfg(feature = "k8s")]
+pub mod k8s;
 mod launch;
 mod newborn;
 mod order;
@@ -29,6 +31,8 @@ pub use order::Session;
 pub use palisade_cgroup as cgroup;
 pub use palisade_creds as creds;
 pub use palisade_fsroot as fsroot;
+#[cfg(feature = "net")]
+pub use palisade_net as net;
 pub use palisade_ns as ns;
 pub use palisade_procinfo as procinfo;
 pub use palisade_secfilter as secfilter;

@@ -1,6 +1,7 @@
 //! Irreversible calls run in a child of the test.
 
-use std::io::{Read as _, Write as _};
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
 use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitStatus;
 use std::sync::Mutex;
@@ -64,4 +65,56 @@ pub fn try_in_child(body: impl FnOnce()) -> Outcome {
     let panicked = !status.success() && !message.is_empty();
     let panic = panicked.then(|| String::from_utf8_lossy(&message).trim_end().to_owned());
     Outcome { status, panic }
+}
+
+/// A child of [`fork`]. Dropped, it is killed and waited for.
+#[derive(Debug)]
+pub struct Forked {
+    pid: libc::pid_t,
+    pipe: File,
+    ended: bool,
+}
+
+/// Runs `body` in a forked child, which ends with the code that it returns. What it writes to its pipe is read from
+/// [`Forked::pipe`].
+///
+/// # Errors
+///
+/// When the process cannot be made.
+pub fn fork(body: impl FnOnce(File) -> i32) -> io::Result<Forked> {
+    let (pid, pipe) = sys::fork_with_pipe(body)?;
+    Ok(Forked { pid, pipe, ended: false })
+}
+
+impl Forked {
+    /// Its pid, in the pid namespace of the caller.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.pid.unsigned_abs()
+    }
+
+    /// What it tells.
+    pub fn pipe(&mut self) -> &mut File {
+        &mut self.pipe
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    ///
+    /// When its status is lost, because SIGCHLD is ignored.
+    pub fn wait(mut self) -> io::Result<ExitStatus> {
+        self.ended = true;
+        sys::wait(self.pid)?.ok_or_else(|| io::Error::other("the child's status is lost"))
+    }
+}
+
+impl Drop for Forked {
+    fn drop(&mut self) {
+        if !self.ended {
+            // It is still ours to wait for, so the number cannot belong to anybody else.
+            sys::kill(self.pid);
+            drop(sys::wait(self.pid));
+        }
+    }
 }

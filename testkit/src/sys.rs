@@ -59,6 +59,11 @@ pub(crate) fn wait(pid: libc::pid_t) -> io::Result<Option<ExitStatus>> {
     }
 }
 
+pub(crate) fn kill(pid: libc::pid_t) {
+    // SAFETY: takes numbers only; the caller's own child, not yet waited for.
+    unsafe { libc::kill(pid, libc::SIGKILL) };
+}
+
 pub(crate) fn unshare_user() -> io::Result<()> {
     // SAFETY: changes only the calling process, which is a child made for this.
     if unsafe { libc::unshare(libc::CLONE_NEWUSER) } == -1 {

@@ -1,0 +1,3 @@
+use crate::lab::Lab;
+
+pub(crate) const LABS: &[Lab] = &[];
