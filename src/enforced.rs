@@ -41,6 +41,7 @@ pub struct Enforced {
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Restriction {
     subject: Subject,
+    #[cfg_attr(feature = "serde", serde(serialize_with = "as_text"))]
     asked: Arc<str>,
     state: State,
 }
@@ -187,6 +188,11 @@ impl serde::Serialize for Subject {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
+}
+
+#[cfg(feature = "serde")]
+fn as_text<S: serde::Serializer>(text: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(text)
 }
 
 impl fmt::Display for State {

@@ -95,9 +95,7 @@ impl PreparedRoot {
     /// Whether a scratch file system is needed: for overlays, whose layers get short names in it, and for files that
     /// are mounted over others.
     pub(crate) fn needs_scratch(&self) -> bool {
-        let needs = |entry: &Entry| {
-            matches!(entry.work, Work::Overlay { .. }) || entry.is_mounted_file()
-        };
+        let needs = |entry: &Entry| matches!(entry.work, Work::Overlay { .. }) || entry.is_mounted_file();
         self.entries.iter().any(needs)
     }
 }

@@ -103,7 +103,7 @@ impl Asked {
         }
         let groups = outside.ok().and_then(|outside| outside.groups);
         let groups: Option<Vec<u32>> =
-            groups.map(|groups| groups.into_iter().map(|gid| gid.as_raw()).collect());
+            groups.map(|groups| groups.into_iter().map(palisade_creds::Gid::as_raw).collect());
         row(Subject::Groups, show_groups(groups.as_deref()), Want::Groups(groups));
         row(Subject::Capabilities, show_sets(&inside.capabilities), Want::Capabilities(inside.capabilities));
         row(Subject::NoNewPrivs, on(inside.no_new_privs).into(), Want::NoNewPrivs(inside.no_new_privs));
@@ -172,8 +172,8 @@ impl Asked {
 fn ids_of(credentials: &Credentials) -> ([u32; 3], [u32; 3]) {
     let (uid, gid) = (&credentials.uid, &credentials.gid);
     (
-        [uid.real, uid.effective, uid.saved].map(|id| id.as_raw()),
-        [gid.real, gid.effective, gid.saved].map(|id| id.as_raw()),
+        [uid.real, uid.effective, uid.saved].map(palisade_creds::Uid::as_raw),
+        [gid.real, gid.effective, gid.saved].map(palisade_creds::Gid::as_raw),
     )
 }
 

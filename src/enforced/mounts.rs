@@ -82,7 +82,9 @@ pub(super) fn unmasked(view: &View, mounts: &Mounts, process: &Process) -> Resul
             None => root.insert(open_root(process).map_err(|errno| format!("open /proc/PID/root: {errno}"))?),
         };
         let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(
-            ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS,
+            ResolveFlag::RESOLVE_IN_ROOT
+                | ResolveFlag::RESOLVE_NO_SYMLINKS
+                | ResolveFlag::RESOLVE_NO_MAGICLINKS,
         );
         if openat2(root, path, how).is_ok() {
             return Ok(Some(format!("{} is as it was", path.display())));

@@ -64,7 +64,11 @@ impl Verifier {
     ///
     /// # Errors
     /// The first answer that is not as asked.
-    pub(crate) fn before_exec(asked: &Arc<Asked>, process: &Process, cgroup: Option<&Cgroup>) -> Result<Self> {
+    pub(crate) fn before_exec(
+        asked: &Arc<Asked>,
+        process: &Process,
+        cgroup: Option<&Cgroup>,
+    ) -> Result<Self> {
         let mut this = Self {
             asked: Arc::clone(asked),
             own: Own { namespaces: own_namespaces(), groups: own_groups() },
@@ -204,7 +208,8 @@ impl Verifier {
     }
 
     fn namespace(&self, read: &Read<'_>, kind: Namespace, new: bool) -> Answer {
-        let Some((link, own)) = self.own.namespaces.iter().find(|(link, _)| link.name() == kind.name()) else {
+        let Some((link, own)) = self.own.namespaces.iter().find(|(link, _)| link.name() == kind.name())
+        else {
             return Err("the host program's own could not be read".into());
         };
         let seen = read.process.namespace(*link).map_err(|error| error.to_string())?;
@@ -231,14 +236,17 @@ impl Verifier {
 impl Enforced {
     /// Fails closed: what differs is an error.
     fn refuse(&self) -> Result<()> {
-        let Some(Restriction { subject, asked, state: State::Differs { found, .. } }) = self.first_difference()
+        let Some(Restriction { subject, asked, state: State::Differs { found, .. } }) =
+            self.first_difference()
         else {
             return Ok(());
         };
         let what = format!("asked was \"{asked}\", but the kernel says: {found}");
         Err(Error::new(ErrorKind::NotEnforced, Step::Verification, what)
             .with_object(subject.to_string())
-            .with_hint("a kernel, security module or filter that answers calls without doing them; nothing runs"))
+            .with_hint(
+                "a kernel, security module or filter that answers calls without doing them; nothing runs",
+            ))
     }
 }
 
@@ -253,13 +261,7 @@ struct Read<'a> {
 
 impl<'a> Read<'a> {
     fn new(process: &'a Process, cgroup: Option<&'a Cgroup>) -> Self {
-        Self {
-            process,
-            cgroup,
-            status: OnceCell::new(),
-            limits: OnceCell::new(),
-            mounts: OnceCell::new(),
-        }
+        Self { process, cgroup, status: OnceCell::new(), limits: OnceCell::new(), mounts: OnceCell::new() }
     }
 
     fn status(&self) -> Result<&Status, String> {
@@ -310,7 +312,8 @@ pub(crate) fn process_of(pid: u32, pidfd: BorrowedFd<'_>) -> Result<Process, Str
 }
 
 fn own_namespaces() -> Vec<(NamespaceKind, NamespaceId)> {
-    let thread = || ProcRoot::host()?.process(std::process::id())?.thread(nix::unistd::gettid().as_raw() as u32);
+    let thread =
+        || ProcRoot::host()?.process(std::process::id())?.thread(nix::unistd::gettid().as_raw() as u32);
     let Ok(thread) = thread() else { return Vec::new() };
     let links = NamespaceKind::ALL.into_iter().filter(|link| link.target() == *link);
     links.filter_map(|link| Some((link, thread.namespace(link).ok()?))).collect()
@@ -319,7 +322,7 @@ fn own_namespaces() -> Vec<(NamespaceKind, NamespaceId)> {
 /// Those of the calling thread, ascending as the kernel keeps them.
 fn own_groups() -> Option<Vec<u32>> {
     let groups = Credentials::current().ok()?.groups?;
-    Some(groups.into_iter().map(|gid| gid.as_raw()).collect())
+    Some(groups.into_iter().map(palisade_creds::Gid::as_raw).collect())
 }
 
 fn sets_of(status: &Status) -> ThreadCapabilities {
@@ -347,7 +350,8 @@ fn same_maps(process: &Process, wanted: &Maps) -> Answer {
     };
     // Denied is stricter than allowed: newgidmap denies where no range is delegated.
     let groups = wanted.setgroups() == Setgroups::Allow || seen.setgroups() == Setgroups::Deny;
-    let same = groups && sorted(seen.uid()) == sorted(wanted.uid()) && sorted(seen.gid()) == sorted(wanted.gid());
+    let same =
+        groups && sorted(seen.uid()) == sorted(wanted.uid()) && sorted(seen.gid()) == sorted(wanted.gid());
     Ok((!same).then(|| show_maps(&seen)))
 }
 

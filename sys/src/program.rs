@@ -431,6 +431,13 @@ impl Program {
         self.objects.get(index)?.as_deref()
     }
 
+    /// Operation `index` as strace would print it. `None` for what does nothing outside of the program's own memory.
+    pub fn line(&self, index: usize) -> Option<String> {
+        // Relocations are how the encoding carries addresses.
+        let op = self.ops.get(index).filter(|op| op.kind != KIND_RELOCATE)?;
+        Some(self.show(op))
+    }
+
     /// A copy of the program, ready to run.
     pub fn image(&self) -> Image {
         Image::new(self)
