@@ -9,9 +9,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use palisade_cgroup::{Cgroup, OwnedCgroup};
 use palisade_sys::Step;
 
-use crate::enforced::{Enforced, Verifier, process_of};
+use crate::enforced::{Enforced, Verifier};
 use crate::error::{Error, ErrorKind, Result};
 use crate::launch::Started;
+use crate::newborn::process_of;
 use crate::output::collect;
 use crate::reaper;
 use crate::sandbox::Lifetime;

@@ -12,7 +12,7 @@ mod mounts;
 mod verify;
 
 pub(crate) use ask::{Asked, View};
-pub(crate) use verify::{Verifier, process_of};
+pub(crate) use verify::{OwnNamespaces, Verifier};
 
 /// A report on each restriction of one payload: what was asked, and what became of it.
 ///

@@ -14,7 +14,7 @@ use nix::sys::socket::{MsgFlags, send};
 use palisade_sys::{Outcome, Step};
 
 use crate::child::Live;
-use crate::enforced::{Verifier, process_of};
+use crate::enforced::{OwnNamespaces, Verifier};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guard;
 use crate::newborn::{Newborn, Watch, control_sockets, read_outcome};
@@ -135,25 +135,25 @@ fn perform(plan: &Plan, bench: &mut Bench, watch: &Arc<Watch>) -> Result<Started
     }
 
     let read_failed = |error: io::Error| Error::call(Step::Stage, "read from the stage", &error);
-    let mut process = None;
-    let mut verifier = Verifier::unread(&plan.asked, "SandboxBuilder::verify is off");
+    let mut verifier = None;
     if plan.verify && wait_for_word(&control).map_err(read_failed)? {
-        match child.pidfd.as_ref().map(|pidfd| process_of(child.pid, pidfd.as_fd())) {
-            Some(Ok(process_seen)) => {
-                verifier = Verifier::before_exec(&plan.asked, &process_seen, cgroup.as_deref())?;
-                process = Some(process_seen);
+        verifier = Some(match child.process() {
+            Ok(process) => {
+                let own = bench.own_namespaces.get_or_init(OwnNamespaces::read);
+                Verifier::before_exec(&plan.asked, process, cgroup.as_deref(), own)?
             }
-            Some(Err(why)) => verifier = Verifier::unread(&plan.asked, &why),
-            None => {}
-        }
+            Err(why) => Verifier::unread(&plan.asked, why),
+        });
         go(&control, Step::Verification)?;
     }
 
     // The socket closes when the payload is executed, or when the child ends.
     while wait_for_word(&control).map_err(read_failed)? {}
     conclude(plan, &image, &name, &child)?;
-    if let Some(process) = process {
-        verifier.after_exec(&process)?;
+    let mut verifier =
+        verifier.unwrap_or_else(|| Verifier::unread(&plan.asked, "SandboxBuilder::verify is off"));
+    if plan.verify {
+        child.process().map_or(Ok(()), |process| verifier.after_exec(process))?;
     }
     let (pid, pidfd) = child.take().ok_or_else(timed_out)?;
     let live = Some(Live { pidfd, cgroup, verifier });

@@ -4,6 +4,7 @@
 //! which live as long as the program. They block all signals, own a mapped stack for their children, and sit in an
 //! empty session keyring, which the children inherit.
 
+use std::cell::OnceCell;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -11,6 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use palisade_sys::{Fault, Program, Step};
 
+use crate::enforced::OwnNamespaces;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::{BlockSignals, ChildStack, run_here};
 
@@ -18,6 +20,8 @@ use crate::sys::{BlockSignals, ChildStack, run_here};
 #[derive(Debug)]
 pub(crate) struct Bench {
     pub(crate) stack: ChildStack,
+    /// Read at first use.
+    pub(crate) own_namespaces: OnceCell<OwnNamespaces>,
 }
 
 /// Work for a spawner thread; what it returns hands over the result, once the thread is idle again.
@@ -124,7 +128,7 @@ fn start_spawner(first: Job) -> io::Result<()> {
     let stack = ChildStack::new()?;
     let (sender, jobs) = channel::<Job>();
     spawn_quietly("palisade-spawn", move || {
-        let mut bench = Bench { stack };
+        let mut bench = Bench { stack, own_namespaces: OnceCell::new() };
         let mut job = first;
         loop {
             let deliver = job(&mut bench);

@@ -181,7 +181,7 @@ pub(super) fn on(flag: bool) -> &'static str {
     if flag { "on" } else { "off" }
 }
 
-pub(super) fn show_maps(maps: &Maps) -> String {
+fn show_maps(maps: &Maps) -> String {
     let ranges = |map: &palisade_creds::IdMap| {
         map.ranges().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     };

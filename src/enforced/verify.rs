@@ -1,22 +1,20 @@
 //! Reading the kernel back: each row of what was asked, compared with what it says about the process.
 
 use std::cell::OnceCell;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use palisade_cgroup::Cgroup;
-use palisade_creds::{Credentials, Maps, Setgroups, ThreadCapabilities};
+use palisade_creds::{Maps, Setgroups, ThreadCapabilities};
 use palisade_ns::Namespace;
 use palisade_procinfo as procinfo;
 use palisade_procinfo::{NamespaceId, NamespaceKind, ProcRoot, Process, SeccompMode, Status};
 use palisade_sys::Step;
 
-use super::ask::{Asked, Row, Want, on, show_groups, show_limit, show_maps, show_sets};
+use super::ask::{Asked, Row, Want, on, show_groups, show_limit, show_sets};
 use super::{Enforced, Moment, Restriction, State, Subject, mounts};
 use crate::error::{Error, ErrorKind, Result};
 use crate::order::Session;
 use crate::rlimit::Resource;
-use crate::sys::has_ended;
 
 /// The checks of one payload, from its set-up to its end.
 #[derive(Debug)]
@@ -31,9 +29,13 @@ pub(crate) struct Verifier {
 
 #[derive(Debug, Default)]
 struct Own {
-    namespaces: Vec<(NamespaceKind, NamespaceId)>,
+    namespaces: OwnNamespaces,
     groups: Option<Vec<u32>>,
 }
+
+/// Those of a spawner thread, which never changes them: read once.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct OwnNamespaces(Arc<[(NamespaceKind, NamespaceId)]>);
 
 /// The answer to one question: as asked, or what else; an error is no answer.
 type Answer = Result<Option<String>, String>;
@@ -43,7 +45,7 @@ impl Verifier {
     pub(crate) fn unread(asked: &Arc<Asked>, why: &str) -> Self {
         let mut this = Self {
             asked: Arc::clone(asked),
-            own: Own { groups: own_groups(), namespaces: Vec::new() },
+            own: Own { groups: own_groups(), ..Own::default() },
             filters: None,
             report: Enforced { restrictions: Vec::new() },
         };
@@ -68,10 +70,11 @@ impl Verifier {
         asked: &Arc<Asked>,
         process: &Process,
         cgroup: Option<&Cgroup>,
+        own: &OwnNamespaces,
     ) -> Result<Self> {
         let mut this = Self {
             asked: Arc::clone(asked),
-            own: Own { namespaces: own_namespaces(), groups: own_groups() },
+            own: Own { namespaces: own.clone(), groups: own_groups() },
             filters: None,
             report: Enforced { restrictions: Vec::new() },
         };
@@ -208,7 +211,7 @@ impl Verifier {
     }
 
     fn namespace(&self, read: &Read<'_>, kind: Namespace, new: bool) -> Answer {
-        let Some((link, own)) = self.own.namespaces.iter().find(|(link, _)| link.name() == kind.name())
+        let Some((link, own)) = self.own.namespaces.0.iter().find(|(link, _)| link.name() == kind.name())
         else {
             return Err("the host program's own could not be read".into());
         };
@@ -296,33 +299,20 @@ fn state(answer: Answer, moment: Moment) -> State {
     }
 }
 
-/// The process behind a child's pidfd, if this /proc is the one of our own pid namespace.
-pub(crate) fn process_of(pid: u32, pidfd: BorrowedFd<'_>) -> Result<Process, String> {
-    let open = || {
-        let root = ProcRoot::host()?;
-        if root.myself()?.pid() != std::process::id() {
-            return Ok(None);
-        }
-        root.process(pid).map(Some)
-    };
-    let process = open().map_err(|error: procinfo::Error| error.to_string())?;
-    let process = process.ok_or("/proc belongs to another pid namespace")?;
-    // As long as it has not ended, the number is its own, and what was opened is it.
-    if has_ended(pidfd.as_fd()) { Err("it has ended".into()) } else { Ok(process) }
-}
-
-fn own_namespaces() -> Vec<(NamespaceKind, NamespaceId)> {
-    let thread =
-        || ProcRoot::host()?.process(std::process::id())?.thread(nix::unistd::gettid().as_raw() as u32);
-    let Ok(thread) = thread() else { return Vec::new() };
-    let links = NamespaceKind::ALL.into_iter().filter(|link| link.target() == *link);
-    links.filter_map(|link| Some((link, thread.namespace(link).ok()?))).collect()
+impl OwnNamespaces {
+    /// Those of the calling thread; where it can't read them, none.
+    pub(crate) fn read() -> Self {
+        let tid = nix::unistd::gettid().as_raw() as u32;
+        let thread = || ProcRoot::host()?.process(std::process::id())?.thread(tid);
+        let Ok(thread) = thread() else { return Self::default() };
+        let links = NamespaceKind::ALL.into_iter().filter(|link| link.target() == *link);
+        Self(links.filter_map(|link| Some((link, thread.namespace(link).ok()?))).collect())
+    }
 }
 
 /// Those of the calling thread, ascending as the kernel keeps them.
 fn own_groups() -> Option<Vec<u32>> {
-    let groups = Credentials::current().ok()?.groups?;
-    Some(groups.into_iter().map(palisade_creds::Gid::as_raw).collect())
+    Some(nix::unistd::getgroups().ok()?.into_iter().map(nix::unistd::Gid::as_raw).collect())
 }
 
 fn sets_of(status: &Status) -> ThreadCapabilities {
@@ -338,21 +328,31 @@ fn sets_of(status: &Status) -> ThreadCapabilities {
 }
 
 fn same_maps(process: &Process, wanted: &Maps) -> Answer {
-    let failed = |error: palisade_creds::Error| error.to_string();
-    let Some(seen) = palisade_creds::read_maps(process.as_dir()).map_err(failed)? else {
-        return Ok(Some("none".into()));
-    };
-    let sorted = |map: &palisade_creds::IdMap| {
-        let mut ranges: Vec<_> =
-            map.ranges().iter().map(|range| (range.inside(), range.outside(), range.count())).collect();
+    let failed = |error: procinfo::Error| error.to_string();
+    let (uid, gid) = (process.uid_map().map_err(failed)?, process.gid_map().map_err(failed)?);
+    let setgroups = process.setgroups().map_err(failed)?;
+    // Of many ranges the kernel may keep another order.
+    let sorted = |ranges: &mut dyn Iterator<Item = [u32; 3]>| {
+        let mut ranges: Vec<_> = ranges.collect();
         ranges.sort_unstable();
         ranges
     };
-    // Denied is stricter than allowed: newgidmap denies where no range is delegated.
-    let groups = wanted.setgroups() == Setgroups::Allow || seen.setgroups() == Setgroups::Deny;
-    let same =
-        groups && sorted(seen.uid()) == sorted(wanted.uid()) && sorted(seen.gid()) == sorted(wanted.gid());
-    Ok((!same).then(|| show_maps(&seen)))
+    let as_wanted = |seen: &procinfo::IdMap, wanted: &palisade_creds::IdMap| {
+        let wanted = wanted.ranges().iter().map(|range| [range.inside(), range.outside(), range.count()]);
+        let seen = seen.ranges.iter().map(|range| [range.inside, range.outside, range.count]);
+        sorted(&mut { wanted }) == sorted(&mut { seen })
+    };
+    let denied = setgroups == procinfo::Setgroups::Deny;
+    let same = as_wanted(&uid, wanted.uid())
+        && as_wanted(&gid, wanted.gid())
+        && denied == (wanted.setgroups() == Setgroups::Deny);
+    let show = |map: &procinfo::IdMap| {
+        let range = |range: &procinfo::IdRange| format!("{} {} {}", range.inside, range.outside, range.count);
+        map.ranges.iter().map(range).collect::<Vec<_>>().join(", ")
+    };
+    Ok((!same).then(|| {
+        format!("uid {}; gid {}; setgroups {}", show(&uid), show(&gid), if denied { "deny" } else { "allow" })
+    }))
 }
 
 /// All but the wanted ones must end with the exec.
