@@ -50,8 +50,10 @@ pub struct Restriction {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Subject {
-    /// A namespace of its own, or one that is shared with the host program.
+    /// A namespace of its own, one of others that it joined, or one that is shared with the host program.
     Namespace(Namespace),
+    /// The offsets of its clocks.
+    Clocks,
     /// The maps of its user namespace.
     IdMaps,
     /// User and group.
@@ -64,6 +66,12 @@ pub enum Subject {
     NoNewPrivs,
     /// The system call filter.
     Seccomp,
+    /// Landlock rules.
+    Landlock,
+    /// The label of a security module.
+    Label,
+    /// A kernel parameter of its namespaces.
+    Sysctl(String),
     /// What it sees mounted, and how.
     Mounts,
     /// Hidden and read-only paths.
@@ -76,6 +84,8 @@ pub enum Subject {
     Cgroup,
     /// A control file of its cgroup.
     CgroupFile(String),
+    /// Which devices its cgroup may use.
+    Devices,
     /// The descriptors that it begins with.
     Descriptors,
     /// Its session and process group.
@@ -163,7 +173,11 @@ impl fmt::Display for Subject {
         let name = match self {
             Self::Namespace(kind) => return f.pad(&format!("namespace {}", kind.name())),
             Self::Limit(resource) => return f.pad(&resource.to_string()),
-            Self::CgroupFile(file) => return f.pad(file),
+            Self::CgroupFile(name) | Self::Sysctl(name) => return f.pad(name),
+            Self::Clocks => "clocks",
+            Self::Landlock => "Landlock",
+            Self::Label => "label",
+            Self::Devices => "devices",
             Self::IdMaps => "id maps",
             Self::User => "user",
             Self::Groups => "supplementary groups",

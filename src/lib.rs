@@ -2,12 +2,14 @@
 
 mod child;
 mod command;
+mod confine;
 mod enforced;
 mod error;
 mod guard;
 #[cfg(feature = "k8s")]
 pub mod k8s;
 mod launch;
+mod namespaces;
 mod newborn;
 mod order;
 mod output;
@@ -27,6 +29,7 @@ pub use child::{Child, Output};
 pub use command::Command;
 pub use enforced::{Enforced, Moment, Restriction, State, Subject};
 pub use error::{Error, ErrorKind, Result};
+pub use namespaces::Ipc;
 pub use order::Session;
 pub use palisade_cgroup as cgroup;
 pub use palisade_creds as creds;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use palisade_cgroup::{Cgroup, Limits, OwnedCgroup};
 use palisade_creds::PreparedMaps;
-use palisade_ns::Namespaces;
+use palisade_ns::{AnyNs, Namespace, Namespaces};
 use palisade_sys::{Fault, Image, Program, Slot, Step};
 
 use crate::child::Child;
@@ -35,6 +35,8 @@ use crate::stdio::Stdio;
 pub struct Plan {
     pub(crate) clone_flags: u64,
     namespaces: Namespaces,
+    /// Joined by the thread that clones.
+    pub(crate) joins: Vec<AnyNs>,
     pub(crate) cgroup: Option<(Limits, Option<Cgroup>)>,
     pub(crate) sources: Program,
     pub(crate) source_slots: Vec<Slot>,
@@ -72,8 +74,9 @@ impl Plan {
         let prepared = &sandbox.prepared;
         let (stage, stage_name) = stage_program(prepared, payload);
         Self {
-            clone_flags: prepared.namespaces.bits(),
+            clone_flags: at_clone(prepared.namespaces).bits(),
             namespaces: prepared.namespaces,
+            joins: prepared.joins.clone(),
             cgroup: prepared.cgroup.clone(),
             prologue: Prologue::new(
                 prepared.view.trees.len() + descriptors.len(),
@@ -159,7 +162,11 @@ impl Plan {
         let has = |file: &str| limits.iter().any(|(known, _)| known == file);
         let whole = has("memory.max") && !has("memory.oom.group");
         let limits = if whole { limits.clone().memory_oom_group(true) } else { limits.clone() };
-        group.create_unique("palisade", &limits).map_err(of_cgroup).map(Some)
+        let leaf = group.create_unique("palisade", &limits).map_err(of_cgroup)?;
+        if let Some(rules) = &self._sandbox.prepared.device_rules {
+            leaf.set_devices(rules).map_err(of_cgroup)?;
+        }
+        Ok(Some(leaf))
     }
 
     pub(crate) fn clone_error(&self, error: &io::Error) -> Error {
@@ -175,9 +182,14 @@ impl Plan {
         if self.cgroup.is_some() {
             flags.push("CLONE_INTO_CGROUP".into());
         }
-        flags.extend(self.namespaces.iter().map(|kind| kind.flag_name().to_owned()));
+        flags.extend(at_clone(self.namespaces).iter().map(|kind| kind.flag_name().to_owned()));
         flags.join("|")
     }
+}
+
+/// Those that clone3 makes: a time namespace takes no member before its offsets are written.
+fn at_clone(namespaces: Namespaces) -> Namespaces {
+    namespaces.without(Namespace::Time)
 }
 
 impl fmt::Display for Plan {
@@ -191,12 +203,21 @@ impl fmt::Display for Plan {
             for (file, value) in limits.iter() {
                 writeln!(f, "    write {value:?} to {file}")?;
             }
+            if let Some(rules) = &self._sandbox.prepared.device_rules {
+                writeln!(f, "    attach a program for devices")?;
+                for rule in rules.to_string().lines() {
+                    writeln!(f, "        {rule}")?;
+                }
+            }
         }
         if !self.sources.is_empty() {
             writeln!(f, "== host program: detached mounts")?;
             write!(f, "{}", self.sources)?;
         }
         writeln!(f, "== host program: clone")?;
+        for namespace in &self.joins {
+            writeln!(f, "    setns({namespace}), and back after the clone")?;
+        }
         writeln!(f, "    clone3({})", self.clone_text())?;
         writeln!(f, "== child, in the host program's memory, which is suspended")?;
         write!(f, "{}", self.prologue.program)?;

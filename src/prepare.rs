@@ -4,18 +4,21 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
-use palisade_cgroup::{Cgroup, Limits};
+use palisade_cgroup::{Cgroup, DeviceRules, Limits};
 use palisade_creds::{
     Capability, CapabilitySet, Credentials, Gid, IdMap, Maps, PreparedIdentity, PreparedMaps, Setgroups,
     ThreadCapabilities, Uid,
 };
-use palisade_fsroot::{Mount, PreparedRoot, Root};
-use palisade_ns::{Hostname, Namespace, Namespaces, loopback_up};
+use palisade_fsroot::{Dev, Mount, PreparedRoot, Root};
+use palisade_ns::{AnyNs, Hostname, Namespace, Namespaces, TimeOffsets, loopback_up};
+use palisade_secfilter::landlock::Ruleset;
 use palisade_secfilter::{Filter, Install, SeccompData, Syscall, presets};
 use palisade_sys::{FD_PASSED, Program, Slot, Step};
 
+use crate::confine::{self, PrivateProc};
 use crate::enforced;
 use crate::error::{Error, ErrorKind, Result};
+use crate::namespaces::{Ipc, can_be_joined};
 use crate::newborn::user_namespace;
 use crate::rlimit::Resource;
 use crate::sandbox::{Calls, Lifetime, Spec, View};
@@ -24,6 +27,9 @@ use crate::sandbox::{Calls, Lifetime, Spec, View};
 #[derive(Debug)]
 pub(crate) struct Prepared {
     pub(crate) namespaces: Namespaces,
+    /// Joined by the thread that clones.
+    pub(crate) joins: Vec<AnyNs>,
+    pub(crate) time: Option<TimeOffsets>,
     pub(crate) view: Split,
     pub(crate) masks: Program,
     /// Owns the descriptors that the programs above know by number.
@@ -35,14 +41,20 @@ pub(crate) struct Prepared {
     pub(crate) credentials: PreparedIdentity,
     /// What set-up needs, the payload's own included.
     pub(crate) setup_capabilities: CapabilitySet,
+    pub(crate) private_proc: PrivateProc,
+    pub(crate) landlock: Option<Ruleset>,
     pub(crate) filter: Option<Program>,
     pub(crate) env: Vec<(OsString, OsString)>,
     pub(crate) limits: Vec<(Resource, u64, u64)>,
     pub(crate) cgroup: Option<(Limits, Option<Cgroup>)>,
+    pub(crate) device_rules: Option<DeviceRules>,
     pub(crate) lifetime: Lifetime,
     /// The payload could do away with its parent-death signal, and no cgroup's guard would end it.
     pub(crate) guard: bool,
     pub(crate) setup_timeout: Duration,
+    pub(crate) sysctls: Vec<(String, String)>,
+    /// An optional label that is not to be had here.
+    pub(crate) label_missing: Option<String>,
     /// What the mount table has to say of the view.
     pub(crate) placed: enforced::View,
     /// Restrictions are read back.
@@ -77,14 +89,14 @@ const DEFAULT_PROCESSES: u64 = 4096;
 
 /// Collects what is wrong, so that all of it is reported at once.
 #[derive(Default)]
-struct Conflicts(Vec<String>);
+pub(crate) struct Conflicts(Vec<String>);
 
 impl Conflicts {
-    fn add(&mut self, conflict: impl Into<String>) {
+    pub(crate) fn add(&mut self, conflict: impl Into<String>) {
         self.0.push(conflict.into());
     }
 
-    fn check<T, E: std::fmt::Display>(&mut self, what: &str, value: Result<T, E>) -> Option<T> {
+    pub(crate) fn check<T, E: std::fmt::Display>(&mut self, what: &str, value: Result<T, E>) -> Option<T> {
         value.map_err(|error| self.add(format!("{what}: {error}"))).ok()
     }
 
@@ -118,9 +130,12 @@ impl Prepared {
         check_limits(&spec, &caller, &mut conflicts);
         check_env(&spec, &mut conflicts);
         let filter = compile(&spec, &mut conflicts);
+        confine::check(&spec, caller.privileged, &mut conflicts);
+        let private_proc = confine::private_proc(&spec, &mut conflicts);
         let supported = conflicts.check("capabilities", CapabilitySet::supported());
         if let Some(supported) = supported {
-            conflicts.check("capabilities", spec.capabilities.check_available(supported));
+            let asked = spec.capability_sets.map_or(spec.capabilities, |sets| sets.bounding | sets.permitted);
+            conflicts.check("capabilities", asked.check_available(supported));
         }
         conflicts.finish()?;
         let (Some(hostname), Some((maps, identity))) = (hostname, identity) else {
@@ -143,7 +158,11 @@ impl Prepared {
         } else {
             spec.mounts.clone()
         };
-        let root = view(&spec, mounts, &identity).prepare().map_err(|error| {
+        let mut root = view(&spec, mounts, &identity);
+        if let (true, Some(maps)) = (spec.id_mapped_root, &maps) {
+            root = root.id_mapped(user_namespace(maps.clone())?);
+        }
+        let root = root.prepare().map_err(|error| {
             let kind = match error.kind() {
                 palisade_fsroot::ErrorKind::System => ErrorKind::Setup,
                 _ => ErrorKind::InvalidSpec,
@@ -163,6 +182,9 @@ impl Prepared {
         if new(Namespace::Net) {
             setup = setup.with(Capability::NetAdmin);
         }
+        if new(Namespace::Time) {
+            setup = setup.with(Capability::SysTime);
+        }
         if identity.change && maps.is_some() {
             // The first identity, before files are made.
             setup = setup.with(Capability::Setuid).with(Capability::Setgid);
@@ -174,6 +196,8 @@ impl Prepared {
         let limits = with_default_limits(&spec, new(Namespace::User))?;
         Ok(Self {
             namespaces: spec.namespaces,
+            time: new(Namespace::Time).then_some(spec.time),
+            joins: spec.joins.clone(),
             view,
             masks: root.masks(),
             placed: enforced::View::of(&root),
@@ -185,10 +209,18 @@ impl Prepared {
             maps,
             credentials,
             setup_capabilities: setup,
+            label_missing: match (&spec.label, &private_proc.label) {
+                (Some(label), None) => Some(label.to_string()),
+                _ => None,
+            },
+            sysctls: spec.sysctls.clone(),
+            private_proc,
+            landlock: confine::landlock(&spec)?,
             filter: filter.as_ref().map(|filter| Install::new(filter).keep_privileges().prepare()),
             env: base_env(&spec),
             limits,
             cgroup: spec.cgroup,
+            device_rules: spec.device_rules,
             lifetime: spec.lifetime,
             guard,
             setup_timeout: spec.setup_timeout,
@@ -289,17 +321,17 @@ fn credentials(spec: &Spec, identity: &Identity, maps: Option<&Maps>) -> Result<
         Error::from_source(ErrorKind::InvalidSpec, Step::Prepare, error, errno)
     };
     let mut who = palisade_creds::Identity::new()
-        .capabilities(spec.capabilities)
+        .capability_sets(confine::capability_sets(spec, uid))
         .allow_privilege_escalation(spec.privilege_escalation);
-    if uid != Uid::ROOT {
-        // Under an id that is not 0, exec keeps only what is ambient.
-        who = who.ambient(spec.capabilities);
-    }
     if identity.change {
         who = who.ids(uid, gid);
         if !identity.drop_groups {
             who = who.keep_groups();
         }
+    }
+    if let Some(groups) = &spec.groups {
+        let groups: Result<Vec<Gid>, _> = groups.iter().map(|&gid| Gid::try_from(gid)).collect();
+        who = who.groups(groups.map_err(failed)?);
     }
     let before = match maps {
         Some(_) => Credentials::in_new_user_namespace(uid, gid),
@@ -313,7 +345,8 @@ fn may_outlive(spec: &Spec, filter: Option<&Filter>) -> bool {
     let Ok(prctl) = "prctl".parse::<Syscall>() else { return true };
     let clear = SeccompData::new(prctl, [libc::PR_SET_PDEATHSIG as u64, 0, 0, 0, 0, 0]);
     let asks = filter.is_none_or(|filter| filter.evaluate(&clear).lets_through());
-    asks || spec.privilege_escalation || !spec.capabilities.is_empty()
+    let capable = !spec.capabilities.is_empty() || spec.capability_sets.is_some();
+    asks || spec.privilege_escalation || capable
 }
 
 fn check_namespaces(spec: &Spec, caller: &Caller, conflicts: &mut Conflicts) {
@@ -321,13 +354,33 @@ fn check_namespaces(spec: &Spec, caller: &Caller, conflicts: &mut Conflicts) {
     if !new(Namespace::Mount) {
         conflicts.add("namespaces: the view is built in a new mount namespace, which can't be shared");
     }
-    if new(Namespace::Time) {
-        conflicts.add("namespaces: a time namespace is made with its offsets, not by clone");
+    for namespace in &spec.joins {
+        let kind = namespace.kind();
+        if let Err(why) = can_be_joined(kind) {
+            conflicts.add(format!("join: {namespace}: {why}"));
+        } else if new(kind) {
+            conflicts.add(format!(
+                "join: {namespace}, and a new {kind} namespace: leave {kind} out of namespaces"
+            ));
+        } else if !caller.privileged {
+            conflicts.add(format!("join: {namespace}: takes CAP_SYS_ADMIN outside of a new user namespace"));
+        }
+    }
+    let joins = |kind| spec.joins.iter().any(|namespace| namespace.kind() == kind);
+    match &spec.ipc {
+        Ipc::Host if new(Namespace::Ipc) || joins(Namespace::Ipc) => {
+            conflicts.add("ipc: the host's /dev/shm goes with the host's ipc namespace: share it");
+        }
+        Ipc::Of(..) if !joins(Namespace::Ipc) => {
+            conflicts.add("ipc: a later setter has taken back the joined namespace");
+        }
+        _ => {}
     }
     if !new(Namespace::User) && !caller.privileged {
         conflicts.add("namespaces: without privileges everything else needs a new user namespace");
     }
-    if !new(Namespace::Pid) && spec.cgroup.is_none() && spec.lifetime == Lifetime::Host {
+    let ends = new(Namespace::Pid) || joins(Namespace::Pid);
+    if !ends && spec.cgroup.is_none() && spec.lifetime == Lifetime::Host {
         conflicts.add(
             "namespaces: with neither a pid namespace nor a cgroup, descendants of the payload can't be ended for \
              sure: take one of them, or Lifetime::Detached",
@@ -430,7 +483,18 @@ fn view(spec: &Spec, mounts: Vec<Mount>, identity: &Identity) -> Root {
             view.into()
         }
     };
-    mounts.into_iter().fold(root, Root::mount)
+    let mut root = mounts.into_iter().fold(root, Root::mount).change_dev(|dev| {
+        let dev = spec.ipc.dress(dev);
+        spec.devices.iter().fold(dev, Dev::device)
+    });
+    if let Some(masks) = &spec.masks {
+        root = root.masks(masks.clone());
+    }
+    if let Some(propagation) = spec.propagation {
+        root = root.propagation(propagation);
+    }
+    let root = spec.hidden.iter().fold(root, Root::hide);
+    spec.protected.iter().fold(root, Root::protect)
 }
 
 /// What a privileged caller binds writable belongs to somebody whom the payload's user namespace does not know, as a

@@ -1,18 +1,21 @@
 //! What a sandbox is: the specification, and what `build` makes of it.
 
 use std::ffi::{OsStr, OsString};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use palisade_cgroup::{Cgroup, Limits};
-use palisade_creds::{CapabilitySet, Maps};
-use palisade_fsroot::{Bind, Dev, HostView, Mount, Proc, Root, Tmpfs};
-use palisade_ns::{Namespace, Namespaces};
+use palisade_cgroup::{Cgroup, DeviceRules, Limits};
+use palisade_creds::{CapabilitySet, Maps, ThreadCapabilities};
+use palisade_fsroot::{Bind, Dev, HostView, Masks, Mount, Proc, Propagation, Root, Tmpfs};
+use palisade_ns::{AnyNs, Namespace, Namespaces, TimeOffsets};
+use palisade_secfilter::landlock::Landlock;
+use palisade_secfilter::lsm::ExecLabel;
 use palisade_secfilter::{Filter, Policy};
 
 use crate::command::Command;
 use crate::error::Result;
+use crate::namespaces::Ipc;
 use crate::prepare::Prepared;
 use crate::rlimit::Resource;
 
@@ -45,6 +48,11 @@ impl Sandbox {
     /// The secure default as a builder: every setter changes one part.
     pub fn builder() -> SandboxBuilder {
         SandboxBuilder::default()
+    }
+
+    /// What its Landlock rules enforce, if it has any: all that was asked, unless the rules are best effort.
+    pub fn landlock(&self) -> Option<&palisade_secfilter::landlock::Enforced> {
+        self.prepared.landlock.as_ref().map(palisade_secfilter::landlock::Ruleset::enforced)
     }
 
     /// A program to run inside. A name without `/` is looked up in the payload's `PATH`, inside the sandbox.
@@ -85,19 +93,39 @@ pub(crate) enum Calls {
 #[derive(Clone, Debug)]
 pub(crate) struct Spec {
     pub(crate) namespaces: Namespaces,
+    pub(crate) time: TimeOffsets,
+    /// Namespaces of others, which are joined.
+    pub(crate) joins: Vec<AnyNs>,
+    pub(crate) ipc: Ipc,
     pub(crate) root: View,
     pub(crate) mounts: Vec<Mount>,
+    /// Further devices of the host, in every `/dev`.
+    pub(crate) devices: Vec<PathBuf>,
+    /// In place of what the root brings.
+    pub(crate) masks: Option<Masks>,
+    pub(crate) hidden: Vec<PathBuf>,
+    pub(crate) protected: Vec<PathBuf>,
+    pub(crate) propagation: Option<Propagation>,
     pub(crate) hostname: OsString,
     pub(crate) user: Option<(u32, u32)>,
+    /// `None`: none where they can be dropped.
+    pub(crate) groups: Option<Vec<u32>>,
     pub(crate) maps: Option<Maps>,
+    pub(crate) id_mapped_root: bool,
     pub(crate) host_root: bool,
     pub(crate) capabilities: CapabilitySet,
+    /// In place of what `capabilities` makes of them.
+    pub(crate) capability_sets: Option<ThreadCapabilities>,
     pub(crate) privilege_escalation: bool,
     pub(crate) calls: Calls,
+    pub(crate) landlock: Option<Landlock>,
+    pub(crate) label: Option<ExecLabel>,
+    pub(crate) sysctls: Vec<(String, String)>,
     pub(crate) inherit_env: bool,
     pub(crate) env: Vec<(OsString, OsString)>,
     pub(crate) limits: Vec<(Resource, u64, u64)>,
     pub(crate) cgroup: Option<(Limits, Option<Cgroup>)>,
+    pub(crate) device_rules: Option<DeviceRules>,
     pub(crate) lifetime: Lifetime,
     pub(crate) setup_timeout: Duration,
     pub(crate) verify: bool,
@@ -115,19 +143,34 @@ impl Default for SandboxBuilder {
     fn default() -> Self {
         let spec = Spec {
             namespaces: Namespaces::ALL.without(Namespace::Time),
+            time: TimeOffsets::ZERO,
+            joins: Vec::new(),
+            ipc: Ipc::Private,
             root: View::Host(HostView::new()),
             mounts: Vec::new(),
+            devices: Vec::new(),
+            masks: None,
+            hidden: Vec::new(),
+            protected: Vec::new(),
+            propagation: None,
             hostname: "sandbox".into(),
             user: None,
+            groups: None,
             maps: None,
+            id_mapped_root: false,
             host_root: false,
             capabilities: CapabilitySet::EMPTY,
+            capability_sets: None,
             privilege_escalation: false,
             calls: Calls::Default,
+            landlock: None,
+            label: None,
+            sysctls: Vec::new(),
             inherit_env: false,
             env: Vec::new(),
             limits: Vec::new(),
             cgroup: None,
+            device_rules: None,
             lifetime: Lifetime::Host,
             setup_timeout: Duration::from_secs(30),
             verify: true,
@@ -146,9 +189,10 @@ impl SandboxBuilder {
 
     /// A directory of the host as the root, read-only: a busybox or Debian tree, say, with a `/proc`, a `/dev` and a
     /// `/tmp` mounted on the directories of these names, which it must have. Short for
-    /// `root(Root::dir(path).mount(Proc::new("/proc")).mount(Dev::new("/dev")).tmpfs("/tmp"))`.
+    /// `root(Root::dir(path).mount(Proc::new("/proc")).mount(Dev::new("/dev")).tmpfs("/tmp").masks(Masks::docker()))`.
     pub fn rootfs(self, path: impl AsRef<Path>) -> Self {
-        self.root(Root::dir(path).mount(Proc::new("/proc")).mount(Dev::new("/dev")).tmpfs("/tmp"))
+        let root = Root::dir(path).mount(Proc::new("/proc")).mount(Dev::new("/dev")).tmpfs("/tmp");
+        self.root(root.masks(Masks::docker()))
     }
 
     /// Changes the view of the host: its home, its `/tmp`, whether it has a `/proc`.
@@ -182,6 +226,41 @@ impl SandboxBuilder {
         self.mount(Tmpfs::new(target))
     }
 
+    /// Adds a character device of the host (`/dev/fuse`, `/dev/net/tun`) to each `/dev` of the view, with the host's
+    /// permissions of the node.
+    pub fn device(mut self, path: impl AsRef<Path>) -> Self {
+        self.spec.devices.push(path.as_ref().to_owned());
+        self
+    }
+
+    /// What is hidden or read-only of the kernel's file systems, in place of what the root brings: [`Masks::docker`]
+    /// for the view of the host and for [`rootfs`](Self::rootfs), nothing for a [`Root`] that does not say so.
+    ///
+    /// A payload with `CAP_SYS_ADMIN` cannot take them off: it is in a user namespace below the one that owns them.
+    pub fn masks(mut self, masks: Masks) -> Self {
+        self.spec.masks = Some(masks);
+        self
+    }
+
+    /// Hides a path of the view, too: a directory looks empty, a file reads as empty. One that does not exist is passed
+    /// over.
+    pub fn hide(mut self, path: impl AsRef<Path>) -> Self {
+        self.spec.hidden.push(path.as_ref().to_owned());
+        self
+    }
+
+    /// Makes a path of the view read-only, too, with everything mounted below it. One that does not exist is passed over.
+    pub fn protect(mut self, path: impl AsRef<Path>) -> Self {
+        self.spec.protected.push(path.as_ref().to_owned());
+        self
+    }
+
+    /// How mounts below the finished root spread into mount namespaces that the payload makes; private unless given.
+    pub fn propagation(mut self, propagation: Propagation) -> Self {
+        self.spec.propagation = Some(propagation);
+        self
+    }
+
     /// The namespaces that are new; all but time by default. A kind that is left out is shared with the host
     /// program.
     pub fn namespaces(mut self, namespaces: impl Into<Namespaces>) -> Self {
@@ -192,6 +271,42 @@ impl SandboxBuilder {
     /// Shares a namespace with the host program: `share(Namespace::Net)` gives the payload the host's network.
     pub fn share(mut self, kind: Namespace) -> Self {
         self.spec.namespaces = self.spec.namespaces.without(kind);
+        self
+    }
+
+    /// Joins a namespace of somebody else (ipc, uts, net, pid or cgroup), in place of a new one of that kind.
+    ///
+    /// Needs `CAP_SYS_ADMIN` over that namespace. The payload has no power over it, whatever capabilities it has in a
+    /// user namespace of its own: `/proc` of a pid namespace, `/dev/mqueue` of an ipc namespace and `/sys` of a network
+    /// namespace can be mounted only where the user namespace is the one that owns it.
+    ///
+    /// What the payload leaves running in a joined pid namespace ends with that namespace, not with the payload.
+    pub fn join(mut self, namespace: impl Into<AnyNs>) -> Self {
+        let namespace = namespace.into();
+        self.spec.namespaces = self.spec.namespaces.without(namespace.kind());
+        self.spec.joins.retain(|known| known.kind() != namespace.kind());
+        self.spec.joins.push(namespace);
+        self
+    }
+
+    /// Who shares System V objects, message queues and `/dev/shm` with the payload; nobody by default.
+    pub fn ipc(mut self, ipc: Ipc) -> Self {
+        self.spec.joins.retain(|known| known.kind() != Namespace::Ipc);
+        self.spec.namespaces = match ipc {
+            Ipc::Host | Ipc::Of(..) => self.spec.namespaces.without(Namespace::Ipc),
+            _ => self.spec.namespaces.with(Namespace::Ipc),
+        };
+        if let Ipc::Of(namespace, _) = &ipc {
+            self.spec.joins.push(namespace.clone());
+        }
+        self.spec.ipc = ipc;
+        self
+    }
+
+    /// A new time namespace whose clocks since boot are ahead or behind. The time of day is the same everywhere.
+    pub fn time_offsets(mut self, offsets: TimeOffsets) -> Self {
+        self.spec.namespaces = self.spec.namespaces.with(Namespace::Time);
+        self.spec.time = offsets;
         self
     }
 
@@ -230,12 +345,12 @@ impl SandboxBuilder {
 
     /// The capabilities that the payload has, in its user namespace; none by default.
     pub fn capabilities(mut self, capabilities: CapabilitySet) -> Self {
-        self.spec.capabilities = capabilities;
+        (self.spec.capabilities, self.spec.capability_sets) = (capabilities, None);
         self
     }
 
-    /// Leaves no_new_privs off, so that set-user-ID programs and file capabilities of an own root file system work:
-    /// as Docker's default has it. Off by default.
+    /// Leaves no_new_privs off, so that set-user-ID programs and file capabilities of an own root file system work
+    /// (where its mounts are without `nosuid`: [`Root::without`]): as Docker's default has it. Off by default.
     pub fn allow_privilege_escalation(mut self, allow: bool) -> Self {
         self.spec.privilege_escalation = allow;
         self
@@ -265,7 +380,9 @@ impl SandboxBuilder {
 
 /// # What it may use
 impl SandboxBuilder {
-    /// A cgroup of its own with these limits, below the caller's own delegated one. The payload is born in it.
+    /// A cgroup of its own with these limits, below the caller's own delegated one. The payload is born in it. Where
+    /// systemd owns the tree, a program gets a delegated one by `palisade::cgroup::systemd::TransientUnit::enter`
+    /// (feature `systemd`).
     pub fn cgroup(mut self, limits: Limits) -> Self {
         let parent = self.spec.cgroup.take().and_then(|(_, parent)| parent);
         self.spec.cgroup = Some((limits, parent));

@@ -202,11 +202,11 @@ fn a_restriction_that_is_not_made_is_an_error_before_the_payload_runs() {
     }
 }
 
-/// The plan without any call of this name.
+/// The plan without any call of this text.
 fn without(mut plan: Plan, call: &str) -> Plan {
     let stage = &mut plan.programs_mut()[2];
     for index in 0..stage.len() {
-        if stage.line(index).is_some_and(|line| line.starts_with(call)) {
+        if stage.line(index).is_some_and(|line| line.contains(call)) {
             stage.inject(index, Injected::Skip);
         }
     }
@@ -230,4 +230,49 @@ fn groups_that_were_to_be_dropped_and_are_not_are_an_error() {
         assert_eq!((error.kind(), error.object()), (ErrorKind::NotEnforced, Some("supplementary groups")));
         assert!(error.to_string().contains("\"none\", but the kernel says: 4 24"), "{error}");
     });
+}
+
+/// What the kernel tells nobody is said to be so, and what it can't do is said to be missing.
+#[test]
+fn rules_that_the_kernel_keeps_to_itself_are_applied_and_not_more() {
+    use palisade::secfilter::landlock::{FsAccess, Landlock};
+    if Landlock::abi().unwrap() == 0 {
+        skip!("no Landlock", needs = "landlock");
+    }
+    let rules = Landlock::new().path("/", FsAccess::ALL).best_effort();
+    let report = report(Sandbox::builder().landlock(rules).sysctl("net.ipv4.ip_default_ttl", "63"));
+    assert!(matches!(state(&report, &Subject::Landlock), State::Applied(_)), "{report}");
+    let sysctl = report.get(&Subject::Sysctl("net.ipv4.ip_default_ttl".into())).unwrap();
+    assert_eq!(sysctl.asked(), "63");
+    assert!(matches!(sysctl.state(), State::Applied(_)), "{report}");
+    let missing = report.restrictions().iter().filter(|r| matches!(r.state(), State::Missing(_))).count();
+    // Each ABI up to 6 brings something that this asks for.
+    let wanted = [2, 3, 4, 5, 6].into_iter().filter(|&abi| Landlock::abi().unwrap() < abi).count();
+    assert_eq!(missing, wanted, "{report}");
+    assert_eq!(report.is_whole(), wanted == 0);
+}
+
+#[test]
+fn clocks_and_joined_namespaces_are_compared() {
+    use palisade::ns::{AnyNs, ClockOffset, TimeOffsets};
+    let day = ClockOffset::forward(std::time::Duration::from_secs(86_400));
+    let offsets =
+        TimeOffsets::ZERO.monotonic(day).boottime(ClockOffset::back(std::time::Duration::from_millis(1500)));
+    let clocks = report(Sandbox::builder().time_offsets(offsets));
+    assert_eq!(state(&clocks, &Subject::Clocks), BEFORE, "{clocks}");
+    assert_eq!(clocks.get(&Subject::Clocks).unwrap().asked(), "monotonic 86400 boottime -1.5");
+    assert_eq!(state(&clocks, &Subject::Namespace(Namespace::Time)), BEFORE);
+    // The offsets are left out.
+    let broken = without(plan(Sandbox::builder().time_offsets(offsets)), "monotonic");
+    let error = broken.spawn().unwrap_err();
+    assert_eq!((error.kind(), error.object()), (ErrorKind::NotEnforced, Some("clocks")), "{error}");
+
+    if is_root() {
+        let other = Sandbox::new().unwrap().command("/bin/sleep").arg("1000").spawn().unwrap();
+        let net = AnyNs::of_process(other.id(), Namespace::Net).unwrap();
+        let joined = report(Sandbox::builder().join(net.clone()));
+        let row = joined.get(&Subject::Namespace(Namespace::Net)).unwrap();
+        assert_eq!(*row.state(), BEFORE, "{joined}");
+        assert!(row.asked().contains(&net.id().ino.to_string()), "{joined}");
+    }
 }

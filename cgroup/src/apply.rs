@@ -44,7 +44,7 @@ impl Cgroup {
     /// # Errors
     /// [`NotVerified`](ErrorKind::NotVerified) for the first that is another one now; those of reading the files.
     pub fn verify(&self, limits: &Limits) -> Result<()> {
-        self.read_back(&limits.in_order().collect::<Vec<_>>())
+        self.verify_all(&limits.in_order().collect::<Vec<_>>())
     }
 
     /// For a group that nobody uses yet: no need to know what was there before.
@@ -69,10 +69,10 @@ impl Cgroup {
         for s in again {
             self.write_one(s).map_err(|e| (e, settings.len()))?;
         }
-        self.read_back(settings).map_err(|e| (e, settings.len()))
+        self.verify_all(settings).map_err(|e| (e, settings.len()))
     }
 
-    fn read_back(&self, settings: &[&Setting]) -> Result<()> {
+    fn verify_all(&self, settings: &[&Setting]) -> Result<()> {
         let page = page_size();
         for s in settings.iter().filter(|s| s.check != Check::Accepted) {
             let seen = self.text(s)?;

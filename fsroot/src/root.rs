@@ -1,7 +1,10 @@
 //! The specification of a root.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use crate::dev::Dev;
 use crate::error::Result;
 use crate::flags::{MountFlags, Propagation};
 use crate::host::HostView;
@@ -20,6 +23,7 @@ pub struct Root {
     pub(crate) masks: Masks,
     pub(crate) writable: bool,
     pub(crate) flags: MountFlags,
+    pub(crate) userns: Option<Arc<OwnedFd>>,
     pub(crate) propagation: Propagation,
     pub(crate) size: u64,
     pub(crate) inodes: u64,
@@ -48,6 +52,7 @@ impl Root {
             masks: Masks::none(),
             writable: false,
             flags: MountFlags::NOSUID | MountFlags::NODEV,
+            userns: None,
             propagation: Propagation::Private,
             size: Tmpfs::DEFAULT_SIZE,
             inodes: Tmpfs::DEFAULT_INODES,
@@ -117,10 +122,42 @@ impl Root {
         self
     }
 
+    /// Hides a path besides what is hidden already: a directory looks empty, a file reads as empty.
+    pub fn hide(mut self, path: impl AsRef<Path>) -> Self {
+        self.masks = self.masks.hide(path);
+        self
+    }
+
+    /// Makes a path of the finished view read-only, with everything mounted below it, besides those that are already.
+    pub fn protect(mut self, path: impl AsRef<Path>) -> Self {
+        self.masks = self.masks.read_only(path);
+        self
+    }
+
+    /// Changes every [`Dev`] that was added so far, that of the host's view included: to add a device, say.
+    pub fn change_dev(mut self, change: impl Fn(Dev) -> Dev) -> Self {
+        if let Base::Host(view) = &mut self.base {
+            view.change_dev(&change);
+        }
+        for item in &mut self.mounts {
+            if let Mount::Dev(dev) = item {
+                *dev = change(dev.clone());
+            }
+        }
+        self
+    }
+
     /// Takes attributes off the root and off the binds of [`Root::host`]: `nosuid`, for payloads that may gain
     /// privileges.
     pub fn without(mut self, flags: MountFlags) -> Self {
         self.flags -= flags;
+        self
+    }
+
+    /// Owners on disk of a root that is a directory, or of an overlay's layers, are read as ids of `userns`, as
+    /// [`Bind::id_mapped`] has it. Layers: since Linux 5.19.
+    pub fn id_mapped(mut self, userns: OwnedFd) -> Self {
+        self.userns = Some(Arc::new(userns));
         self
     }
 

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use palisade_creds::{Credentials, Maps, PreparedMaps, Setgroups, ThreadCapabilities};
 use palisade_fsroot::{Placed, PreparedRoot};
-use palisade_ns::Namespace;
+use palisade_ns::{Namespace, TimeOffsets};
+use palisade_secfilter::landlock::Ruleset;
+use palisade_secfilter::lsm::ExecLabel;
 
 use super::Subject;
 use crate::order::{Payload, Session};
@@ -30,7 +32,11 @@ pub(super) struct Row {
 #[derive(Clone, Debug)]
 pub(super) enum Want {
     NewNamespace(Namespace),
+    /// The one with this inode.
+    JoinedNamespace(Namespace, u64),
     SharedNamespace(Namespace),
+    Clocks(TimeOffsets),
+    Label(ExecLabel),
     Maps(Maps),
     /// Real, effective and saved id as the host program sees them: of the user, of the group.
     Ids([u32; 3], [u32; 3]),
@@ -80,12 +86,19 @@ impl Asked {
         let mut row = |subject, asked: String, want| rows.push(Row { subject, asked: asked.into(), want });
 
         for kind in Namespace::ALL {
-            let (asked, want) = if sandbox.namespaces.contains(kind) {
-                ("a new one", Want::NewNamespace(kind))
-            } else {
-                ("the host program's", Want::SharedNamespace(kind))
+            let joined =
+                sandbox.joins.iter().find(|joined| joined.kind() == kind).map(|joined| joined.id().ino);
+            let (asked, want) = match joined {
+                Some(inode) => (format!("{inode}, of others"), Want::JoinedNamespace(kind, inode)),
+                None if sandbox.namespaces.contains(kind) => ("a new one".into(), Want::NewNamespace(kind)),
+                None => ("the host program's".into(), Want::SharedNamespace(kind)),
             };
-            row(Subject::Namespace(kind), asked.into(), want);
+            row(Subject::Namespace(kind), asked, want);
+        }
+        if let Some(offsets) = sandbox.time {
+            let asked =
+                format!("monotonic {} boottime {}", offsets.monotonic_offset(), offsets.boottime_offset());
+            row(Subject::Clocks, asked, Want::Clocks(offsets));
         }
         let maps = sandbox.maps.as_ref().map(PreparedMaps::maps);
         if let Some(maps) = maps {
@@ -115,6 +128,31 @@ impl Asked {
             Want::Filter(filter.is_some()),
         );
 
+        if let Some(rules) = sandbox.landlock.as_ref().map(Ruleset::enforced) {
+            let untold = "the kernel tells a process's Landlock rules to nobody";
+            if rules.abi > 0 {
+                row(Subject::Landlock, format!("rules, by ABI {}", rules.abi), Want::Untold(untold));
+            }
+            for missing in &rules.missing {
+                let why = format!("the kernel's Landlock ABI is {}", rules.abi);
+                row(Subject::Landlock, format!("rules on {missing}"), Want::Missing(why));
+            }
+        }
+        if let Some((label, _)) = &sandbox.private_proc.label {
+            row(Subject::Label, label.to_string(), Want::Label(label.clone()));
+        }
+        if let Some(label) = &sandbox.label_missing {
+            row(
+                Subject::Label,
+                label.clone(),
+                Want::Missing("its module is not active, or it is not loaded".into()),
+            );
+        }
+        for (name, value) in &sandbox.sysctls {
+            let untold = "the kernel tells it only inside of the namespace";
+            row(Subject::Sysctl(name.clone()), value.clone(), Want::Untold(untold));
+        }
+
         row(
             Subject::Mounts,
             format!("{} and what they bring along", sandbox.placed.placed.len()),
@@ -142,6 +180,11 @@ impl Asked {
             for (file, value) in limits.iter() {
                 row(Subject::CgroupFile(file.into()), value.into(), Want::CgroupFile);
             }
+        }
+
+        if sandbox.device_rules.is_some() {
+            let untold = "the kernel took the program; what is attached is told to privileged readers only";
+            row(Subject::Devices, "a program of its cgroup".into(), Want::Untold(untold));
         }
 
         let mut descriptors: Vec<u32> = vec![0, 1, 2];

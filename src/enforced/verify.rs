@@ -11,7 +11,7 @@ use palisade_procinfo::{NamespaceId, NamespaceKind, ProcRoot, Process, SeccompMo
 use palisade_sys::Step;
 
 use super::ask::{Asked, Row, Want, on, show_groups, show_limit, show_sets};
-use super::{Enforced, Moment, Restriction, State, Subject, mounts};
+use super::{Enforced, Moment, Restriction, State, mounts};
 use crate::error::{Error, ErrorKind, Result};
 use crate::order::Session;
 use crate::rlimit::Resource;
@@ -85,14 +85,15 @@ impl Verifier {
         Ok(this)
     }
 
-    /// Reads what is there only after the exec: the filter.
+    /// Reads what is there only after the exec: the filter, and a label.
     ///
     /// # Errors
-    /// The filter is not there.
+    /// It is not there.
     pub(crate) fn after_exec(&mut self, process: &Process) -> Result<()> {
         let read = Read::new(process, None);
         let asked = Arc::clone(&self.asked);
-        for (n, row) in asked.rows.iter().enumerate().filter(|(_, row)| row.subject == Subject::Seccomp) {
+        let at_exec = |row: &Row| matches!(row.want, Want::Filter(_) | Want::Label(_));
+        for (n, row) in asked.rows.iter().enumerate().filter(|(_, row)| at_exec(row)) {
             self.report.restrictions[n].state =
                 state(self.ask(row, &read, Moment::AfterExec), Moment::AfterExec);
         }
@@ -108,7 +109,7 @@ impl Verifier {
         let restrictions = self.asked.rows.iter().map(|row| {
             let state = match &row.want {
                 Want::Missing(why) => State::Missing(why.clone()),
-                Want::Filter(_) if moment == Moment::BeforeExec => {
+                Want::Filter(_) | Want::Label(_) if moment == Moment::BeforeExec => {
                     State::Applied("it is read after the exec".into())
                 }
                 _ => state(self.ask(row, read, moment), moment),
@@ -134,6 +135,38 @@ impl Verifier {
         match &row.want {
             Want::NewNamespace(kind) => self.namespace(read, *kind, true),
             Want::SharedNamespace(kind) => self.namespace(read, *kind, false),
+            Want::JoinedNamespace(kind, inode) => {
+                let Some(link) = NamespaceKind::ALL.into_iter().find(|link| link.name() == kind.name())
+                else {
+                    return Err("this kernel does not show it".into());
+                };
+                let seen = read.process.namespace(link).map_err(|error| error.to_string())?.inode;
+                differs(seen == *inode, &|| seen.to_string())
+            }
+            Want::Clocks(wanted) => {
+                let seen = read.process.timens_offsets().map_err(|error| error.to_string())?;
+                let nanos = |clock: procinfo::TimeOffset| {
+                    i128::from(clock.seconds) * 1_000_000_000 + i128::from(clock.nanoseconds)
+                };
+                let wanted = [wanted.monotonic_offset(), wanted.boottime_offset()].map(|clock| {
+                    let nanos = clock.magnitude().as_nanos() as i128;
+                    if clock.is_back() { -nanos } else { nanos }
+                });
+                let seen = [nanos(seen.monotonic), nanos(seen.boottime)];
+                differs(seen == wanted, &|| format!("monotonic {} ns boottime {} ns", seen[0], seen[1]))
+            }
+            Want::Label(label) => {
+                let seen = read.process.attr("current").map_err(|error| error.to_string())?;
+                let own = own_label();
+                match (label.is_in(&seen), own) {
+                    (true, _) => Ok(None),
+                    (false, Some(own)) if own == seen => {
+                        Ok(Some(format!("the host program's: {}", seen.to_string_lossy())))
+                    }
+                    // A policy may lead on, from the label to another one.
+                    (false, _) => Err(format!("it is {} by now", seen.to_string_lossy())),
+                }
+            }
             Want::Maps(maps) => same_maps(read.process, maps),
             Want::Ids(uid, gid) => {
                 let status = read.status()?;
@@ -308,6 +341,11 @@ impl OwnNamespaces {
         let links = NamespaceKind::ALL.into_iter().filter(|link| link.target() == *link);
         Self(links.filter_map(|link| Some((link, thread.namespace(link).ok()?))).collect())
     }
+}
+
+/// That of the calling thread.
+fn own_label() -> Option<std::ffi::OsString> {
+    ProcRoot::host().ok()?.myself().ok()?.attr("current").ok()
 }
 
 /// Those of the calling thread, ascending as the kernel keeps them.

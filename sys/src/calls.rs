@@ -392,6 +392,42 @@ impl Program {
     }
 }
 
+/// # Landlock
+impl Program {
+    /// `landlock_create_ruleset`; `attr` is as much of `struct landlock_ruleset_attr` as the running ABI has, a word a
+    /// field. Since Linux 5.13.
+    pub fn landlock_create_ruleset(&mut self, attr: &[u64]) -> Slot {
+        let place = self.bytes(&attr.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>());
+        self.call(libc::SYS_landlock_create_ruleset, [place.into(), place.len().into(), 0.into()])
+    }
+
+    /// `landlock_add_rule(LANDLOCK_RULE_PATH_BENEATH)`: `access` (`LANDLOCK_ACCESS_FS_*`) to what is at the open file
+    /// `parent` and below. Since Linux 5.13.
+    pub fn landlock_add_path(&mut self, ruleset: Slot, access: u64, parent: impl Into<Fd>) {
+        // Packed: a word and a descriptor.
+        let place = self.bytes(&[&access.to_le_bytes()[..], &[0; 4]].concat());
+        self.store(place.part(8, 4), parent.into());
+        self.call(
+            libc::SYS_landlock_add_rule,
+            [ruleset.into(), LANDLOCK_RULE_PATH_BENEATH.into(), place.into(), 0.into()],
+        );
+    }
+
+    /// `landlock_add_rule(LANDLOCK_RULE_NET_PORT)`: `access` (`LANDLOCK_ACCESS_NET_*`) to a TCP port. Since Linux 6.7.
+    pub fn landlock_add_port(&mut self, ruleset: Slot, access: u64, port: u16) {
+        let place = self.bytes(&[access.to_le_bytes(), u64::from(port).to_le_bytes()].concat());
+        self.call(
+            libc::SYS_landlock_add_rule,
+            [ruleset.into(), LANDLOCK_RULE_NET_PORT.into(), place.into(), 0.into()],
+        );
+    }
+
+    /// `landlock_restrict_self` of the calling thread, which has no_new_privs or `CAP_SYS_ADMIN`. Since Linux 5.13.
+    pub fn landlock_restrict_self(&mut self, ruleset: Slot) {
+        self.call(libc::SYS_landlock_restrict_self, [ruleset.into(), 0.into()]);
+    }
+}
+
 /// # The process
 impl Program {
     /// `getpid`. With [`Program::branch`] it is an unconditional jump: a pid is above zero.
@@ -479,3 +515,6 @@ impl Program {
 }
 
 pub(crate) const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
+
+const LANDLOCK_RULE_PATH_BENEATH: i32 = 1;
+const LANDLOCK_RULE_NET_PORT: i32 = 2;

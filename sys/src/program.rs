@@ -466,6 +466,7 @@ impl Program {
                 | libc::SYS_open_tree
                 | libc::SYS_fsopen
                 | libc::SYS_fsmount
+                | libc::SYS_landlock_create_ruleset
                 | libc::SYS_socket => {
                     open.push(image.slot(Slot(op.out)) as i32);
                 }

@@ -65,7 +65,7 @@ steps! {
     Hostname = "hostname",
     /// Network set-up, with CAP_NET_ADMIN still held.
     Network = "network",
-    /// Kernel parameters, before /proc/sys becomes read-only.
+    /// Kernel parameters, and what else is opened in a /proc that only set-up has, before /proc/sys becomes read-only.
     Sysctls = "sysctls",
     /// Masked and read-only paths last of the mounts: they cover what earlier steps had to write.
     Masks = "masks",
