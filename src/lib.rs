@@ -1,9 +1,12 @@
 #![doc = include_str!("../README.md")]
 
 mod child;
+mod collector;
 mod command;
 mod confine;
 mod enforced;
+mod enter;
+mod environment;
 mod error;
 mod guard;
 #[cfg(feature = "k8s")]

@@ -1,6 +1,6 @@
 //! What `build` makes of a specification: everything that all spawns of a sandbox share.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use palisade_sys::{FD_PASSED, Program, Slot, Step};
 
 use crate::confine::{self, PrivateProc};
 use crate::enforced;
+use crate::environment;
 use crate::error::{Error, ErrorKind, Result};
 use crate::namespaces::{Ipc, can_be_joined};
 use crate::newborn::user_namespace;
@@ -33,7 +34,7 @@ pub(crate) struct Prepared {
     pub(crate) view: Split,
     pub(crate) masks: Program,
     /// Owns the descriptors that the programs above know by number.
-    _root: PreparedRoot,
+    _root: Option<PreparedRoot>,
     pub(crate) hostname: Option<Program>,
     pub(crate) network: Option<Program>,
     pub(crate) identity: Identity,
@@ -42,6 +43,8 @@ pub(crate) struct Prepared {
     /// What set-up needs, the payload's own included.
     pub(crate) setup_capabilities: CapabilitySet,
     pub(crate) private_proc: PrivateProc,
+    /// The same for a program that enters later.
+    pub(crate) entering_proc: PrivateProc,
     pub(crate) landlock: Option<Ruleset>,
     pub(crate) filter: Option<Program>,
     pub(crate) env: Vec<(OsString, OsString)>,
@@ -83,7 +86,6 @@ pub(crate) struct Identity {
     pub(crate) drop_groups: bool,
 }
 
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const DEFAULT_OPEN_FILES: u64 = 1024;
 const DEFAULT_PROCESSES: u64 = 4096;
 
@@ -128,10 +130,10 @@ impl Prepared {
         let identity = choose_identity(&spec, &caller, user, &mut conflicts);
         check_namespaces(&spec, &caller, &mut conflicts);
         check_limits(&spec, &caller, &mut conflicts);
-        check_env(&spec, &mut conflicts);
+        environment::check(&spec, &mut conflicts);
         let filter = compile(&spec, &mut conflicts);
         confine::check(&spec, caller.privileged, &mut conflicts);
-        let private_proc = confine::private_proc(&spec, &mut conflicts);
+        let [private_proc, entering_proc] = confine::private_proc(&spec, &mut conflicts);
         let supported = conflicts.check("capabilities", CapabilitySet::supported());
         if let Some(supported) = supported {
             let asked = spec.capability_sets.map_or(spec.capabilities, |sets| sets.bounding | sets.permitted);
@@ -141,7 +143,7 @@ impl Prepared {
         let (Some(hostname), Some((maps, identity))) = (hostname, identity) else {
             return Err(Error::invalid("a conflict without words"));
         };
-        let credentials = credentials(&spec, &identity, maps.as_ref())?;
+        let credentials = credentials(&spec, &identity, maps.as_ref(), caller.privileged)?;
 
         let maps = maps.map(|maps| maps.prepare()).transpose().map_err(|error| {
             let errno = error.errno();
@@ -158,27 +160,26 @@ impl Prepared {
         } else {
             spec.mounts.clone()
         };
-        let mut root = view(&spec, mounts, &identity);
-        if let (true, Some(maps)) = (spec.id_mapped_root, &maps) {
-            root = root.id_mapped(user_namespace(maps.clone())?);
-        }
-        let root = root.prepare().map_err(|error| {
-            let kind = match error.kind() {
-                palisade_fsroot::ErrorKind::System => ErrorKind::Setup,
-                _ => ErrorKind::InvalidSpec,
-            };
-            let errno = error.errno();
-            Error::from_source(kind, Step::Prepare, error, errno)
-        })?;
-        let view = if by_parent {
-            let (sources, trees, build) = root.split(FD_PASSED);
-            Split { sources, trees, build }
-        } else {
-            Split { sources: Program::new(), trees: Vec::new(), build: root.program() }
+        let root = match view(&spec, mounts, &identity) {
+            Some(root) => Some(prepare_root(root, &spec, maps.as_ref())?),
+            None => None,
+        };
+        let view = match &root {
+            Some(root) if by_parent => {
+                let (sources, trees, build) = root.split(FD_PASSED);
+                Split { sources, trees, build }
+            }
+            Some(root) => Split { sources: Program::new(), trees: Vec::new(), build: root.program() },
+            None => Split { sources: Program::new(), trees: Vec::new(), build: shared_root(&spec) },
         };
 
-        let mut setup = CapabilitySet::EMPTY.with(Capability::SysAdmin).with(Capability::Setpcap);
-        setup = setup | CapabilitySet::from_bits(root.capabilities_needed());
+        let mut setup = credentials.needs() | spec.capabilities;
+        if caller.privileged || new(Namespace::User) {
+            setup = setup.with(Capability::SysAdmin).with(Capability::Setpcap);
+        }
+        if let Some(root) = &root {
+            setup = setup | CapabilitySet::from_bits(root.capabilities_needed());
+        }
         if new(Namespace::Net) {
             setup = setup.with(Capability::NetAdmin);
         }
@@ -189,7 +190,6 @@ impl Prepared {
             // The first identity, before files are made.
             setup = setup.with(Capability::Setuid).with(Capability::Setgid);
         }
-        setup = setup | credentials.needs() | spec.capabilities;
 
         let guard =
             spec.lifetime == Lifetime::Host && spec.cgroup.is_none() && may_outlive(&spec, filter.as_ref());
@@ -199,8 +199,8 @@ impl Prepared {
             time: new(Namespace::Time).then_some(spec.time),
             joins: spec.joins.clone(),
             view,
-            masks: root.masks(),
-            placed: enforced::View::of(&root),
+            masks: root.as_ref().map(PreparedRoot::masks).unwrap_or_default(),
+            placed: root.as_ref().map(enforced::View::of).unwrap_or_default(),
             verify: spec.verify,
             _root: root,
             hostname: new(Namespace::Uts).then(|| hostname.program()),
@@ -215,9 +215,10 @@ impl Prepared {
             },
             sysctls: spec.sysctls.clone(),
             private_proc,
+            entering_proc,
             landlock: confine::landlock(&spec)?,
             filter: filter.as_ref().map(|filter| Install::new(filter).keep_privileges().prepare()),
-            env: base_env(&spec),
+            env: environment::base(&spec),
             limits,
             cgroup: spec.cgroup,
             device_rules: spec.device_rules,
@@ -270,6 +271,14 @@ fn choose_identity(
         if spec.maps.is_some() {
             conflicts.add("id_maps: there is no new user namespace to give them to");
         }
+        if !caller.privileged {
+            let own = (caller.uid, caller.gid);
+            if user.is_some_and(|user| user != own) {
+                conflicts
+                    .add("user: without privileges and without a user namespace, it is the caller's own");
+            }
+            return Some((None, Identity { uid: own.0, gid: own.1, change: false, drop_groups: false }));
+        }
         let (uid, gid) = user.unwrap_or((Uid::NOBODY, Gid::NOBODY));
         if (uid == Uid::ROOT || gid == Gid::ROOT) && !spec.host_root {
             conflicts.add(
@@ -314,13 +323,23 @@ fn choose_identity(
 }
 
 /// The change from what the stage is, once it has its first identity, to what the payload is to be.
-fn credentials(spec: &Spec, identity: &Identity, maps: Option<&Maps>) -> Result<PreparedIdentity> {
+fn credentials(
+    spec: &Spec,
+    identity: &Identity,
+    maps: Option<&Maps>,
+    privileged: bool,
+) -> Result<PreparedIdentity> {
     let (uid, gid) = (identity.uid, identity.gid);
     let failed = |error: palisade_creds::Error| {
         let errno = error.errno();
         Error::from_source(ErrorKind::InvalidSpec, Step::Prepare, error, errno)
     };
-    let mut who = palisade_creds::Identity::new()
+    let mut who = match (maps, privileged) {
+        // The bounding set takes CAP_SETPCAP to change.
+        (None, false) => palisade_creds::Identity::unprivileged(),
+        _ => palisade_creds::Identity::new(),
+    };
+    who = who
         .capability_sets(confine::capability_sets(spec, uid))
         .allow_privilege_escalation(spec.privilege_escalation);
     if identity.change {
@@ -351,7 +370,18 @@ fn may_outlive(spec: &Spec, filter: Option<&Filter>) -> bool {
 
 fn check_namespaces(spec: &Spec, caller: &Caller, conflicts: &mut Conflicts) {
     let new = |kind| spec.namespaces.contains(kind);
-    if !new(Namespace::Mount) {
+    if matches!(spec.root, View::Shared) {
+        let lists = [&spec.hidden, &spec.protected, &spec.devices];
+        let any = !spec.mounts.is_empty()
+            || spec.masks.is_some()
+            || spec.propagation.is_some()
+            || spec.id_mapped_root;
+        if any || lists.iter().any(|list| !list.is_empty()) {
+            conflicts.add(
+                "dangerously_share_root: nothing can be mounted or masked in what the host program sees",
+            );
+        }
+    } else if !new(Namespace::Mount) {
         conflicts.add("namespaces: the view is built in a new mount namespace, which can't be shared");
     }
     for namespace in &spec.joins {
@@ -376,7 +406,7 @@ fn check_namespaces(spec: &Spec, caller: &Caller, conflicts: &mut Conflicts) {
         }
         _ => {}
     }
-    if !new(Namespace::User) && !caller.privileged {
+    if !new(Namespace::User) && !caller.privileged && !spec.namespaces.is_empty() {
         conflicts.add("namespaces: without privileges everything else needs a new user namespace");
     }
     let ends = new(Namespace::Pid) || joins(Namespace::Pid);
@@ -408,25 +438,6 @@ fn check_limits(spec: &Spec, caller: &Caller, conflicts: &mut Conflicts) {
             )),
             _ => {}
         }
-    }
-}
-
-fn check_env(spec: &Spec, conflicts: &mut Conflicts) {
-    for (name, value) in &spec.env {
-        if let Some(wrong) = env_problem(name, value) {
-            conflicts.add(wrong);
-        }
-    }
-}
-
-/// What is wrong with an environment variable, if anything.
-pub(crate) fn env_problem(name: &OsStr, value: &OsStr) -> Option<String> {
-    let shown = name.to_string_lossy();
-    match (name.as_encoded_bytes(), value.as_encoded_bytes()) {
-        ([], _) => Some("env: a name is empty".into()),
-        (name, _) if name.contains(&b'=') => Some(format!("env: {shown}: a name holds no '='")),
-        (name, value) if name.contains(&0) || value.contains(&0) => Some(format!("env: {shown}: a NUL byte")),
-        _ => None,
     }
 }
 
@@ -469,8 +480,9 @@ fn with_default_limits(spec: &Spec, user_namespace: bool) -> Result<Vec<(Resourc
 
 /// The root to prepare: the view of the host knows the payload's user and name, and has a resolver where it has the
 /// host's network.
-fn view(spec: &Spec, mounts: Vec<Mount>, identity: &Identity) -> Root {
+fn view(spec: &Spec, mounts: Vec<Mount>, identity: &Identity) -> Option<Root> {
     let root = match &spec.root {
+        View::Shared => return None,
         View::Own(root) => root.clone(),
         View::Host(view) => {
             let mut view = view.clone().user(identity.uid.as_raw(), identity.gid.as_raw());
@@ -494,7 +506,31 @@ fn view(spec: &Spec, mounts: Vec<Mount>, identity: &Identity) -> Root {
         root = root.propagation(propagation);
     }
     let root = spec.hidden.iter().fold(root, Root::hide);
-    spec.protected.iter().fold(root, Root::protect)
+    Some(spec.protected.iter().fold(root, Root::protect))
+}
+
+fn prepare_root(mut root: Root, spec: &Spec, maps: Option<&PreparedMaps>) -> Result<PreparedRoot> {
+    if let (true, Some(maps)) = (spec.id_mapped_root, maps) {
+        root = root.id_mapped(user_namespace(maps.clone())?);
+    }
+    root.prepare().map_err(|error| {
+        let kind = match error.kind() {
+            palisade_fsroot::ErrorKind::System => ErrorKind::Setup,
+            _ => ErrorKind::InvalidSpec,
+        };
+        let errno = error.errno();
+        Error::from_source(kind, Step::Prepare, error, errno)
+    })
+}
+
+/// A mount table of its own, if it has one, must not give its changes to the host's.
+fn shared_root(spec: &Spec) -> Program {
+    let mut p = Program::new();
+    if spec.namespaces.contains(Namespace::Mount) {
+        p.at(Step::Propagation, "/");
+        p.mount_propagation(c"/", libc::MS_REC | libc::MS_PRIVATE);
+    }
+    p
 }
 
 /// What a privileged caller binds writable belongs to somebody whom the payload's user namespace does not know, as a
@@ -530,29 +566,4 @@ fn with_owner(spec: &Spec, item: &Mount, maps: Option<&Maps>, identity: &Identit
     let maps = Maps::new(IdMap::single(owner.0, payload.0), IdMap::single(owner.1, payload.1));
     let namespace = user_namespace(maps.prepare().map_err(failed)?)?;
     Ok(bind.clone().id_mapped(namespace).into())
-}
-
-fn home(root: &View) -> &std::path::Path {
-    match root {
-        View::Host(view) => view.home_dir(),
-        View::Own(_) => "/".as_ref(),
-    }
-}
-
-/// Later ones replace earlier ones of the same name.
-fn base_env(spec: &Spec) -> Vec<(OsString, OsString)> {
-    let mut env: Vec<(OsString, OsString)> = Vec::new();
-    if spec.inherit_env {
-        env.extend(std::env::vars_os());
-    } else {
-        env.push(("PATH".into(), DEFAULT_PATH.into()));
-        env.push(("HOME".into(), home(&spec.root).into()));
-        let kept = ["LANG", "TERM", "TZ"].into_iter();
-        env.extend(kept.filter_map(|name| Some((name.into(), std::env::var_os(name)?))));
-    }
-    for (name, value) in &spec.env {
-        env.retain(|(known, _)| known != name);
-        env.push((name.clone(), value.clone()));
-    }
-    env
 }

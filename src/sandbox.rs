@@ -1,6 +1,7 @@
 //! What a sandbox is: the specification, and what `build` makes of it.
 
 use std::ffi::{OsStr, OsString};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use palisade_secfilter::lsm::ExecLabel;
 use palisade_secfilter::{Filter, Policy};
 
 use crate::command::Command;
+use crate::enter::{Origin, Target};
 use crate::error::Result;
 use crate::namespaces::Ipc;
 use crate::prepare::Prepared;
@@ -57,7 +59,32 @@ impl Sandbox {
 
     /// A program to run inside. A name without `/` is looked up in the payload's `PATH`, inside the sandbox.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        Command::new(self.clone(), program.as_ref())
+        Command::new(self.clone(), None, program.as_ref())
+    }
+
+    /// A further program in the living sandbox of a process that is not a [`Child`](crate::Child) of this program: one
+    /// that another process or another tool started. (For a child there is [`Child::exec`](crate::Child::exec).)
+    ///
+    /// The program enters all namespaces of the process in which it differs from the host program, and its cgroup. View,
+    /// host name and network are the ones that are there; user, capabilities, no_new_privs, filter, limits and
+    /// environment are this sandbox's, which therefore must describe the process: the namespaces that it has of its own,
+    /// and [`user`](SandboxBuilder::user) and [`id_maps`](SandboxBuilder::id_maps) in its user namespace. It must
+    /// give nothing that the process has not: no capability beyond its bounding set, and no_new_privs where it has that.
+    /// A `spawn` compares all of it, and is an [`InvalidSpec`](crate::ErrorKind::InvalidSpec) where it does not fit.
+    ///
+    /// The process needs the caller's ptrace access: the same user and no more capabilities, or power over its user
+    /// namespace. A v1 cgroup is not entered. Since Linux 5.8.
+    ///
+    /// ```no_run
+    /// use palisade::{Sandbox, ns::pidfd_open};
+    ///
+    /// let ps = Sandbox::new()?.exec_in(pidfd_open(4711)?, "/bin/ps").output()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[doc(alias = "nsenter")]
+    pub fn exec_in(&self, pidfd: OwnedFd, program: impl AsRef<OsStr>) -> Command {
+        let target = Target { pidfd: Arc::new(pidfd), origin: Origin::Foreign };
+        Command::new(self.clone(), Some(target), program.as_ref())
     }
 }
 
@@ -78,6 +105,8 @@ pub(crate) enum View {
     /// The view of the host, completed with the payload's user and host name by `build`.
     Host(HostView),
     Own(Root),
+    /// What the host program sees.
+    Shared,
 }
 
 /// What a seccomp filter is made of.
@@ -195,11 +224,23 @@ impl SandboxBuilder {
         self.root(root.masks(Masks::docker()))
     }
 
+    /// No view of its own: the payload sees what the host program sees and may do there whatever its user may, every
+    /// file of an ordinary caller's included. For what needs limits, a filter or Landlock but no file system of its own,
+    /// and where user namespaces are not to be had: together with `namespaces(Namespaces::EMPTY)` (and, since nothing
+    /// then ends descendants for sure, a cgroup or [`Lifetime::Detached`]) it takes no privilege at all.
+    ///
+    /// With a new mount namespace, which is the default, the mount table is a private copy. `/proc` is the host's in any
+    /// case.
+    pub fn dangerously_share_root(mut self) -> Self {
+        self.spec.root = View::Shared;
+        self
+    }
+
     /// Changes the view of the host: its home, its `/tmp`, whether it has a `/proc`.
     pub fn host_view(mut self, change: impl FnOnce(HostView) -> HostView) -> Self {
         let view = match self.spec.root {
             View::Host(view) => view,
-            View::Own(_) => HostView::new(),
+            View::Own(_) | View::Shared => HostView::new(),
         };
         self.spec.root = View::Host(change(view));
         self

@@ -7,7 +7,30 @@ mod labs;
 use std::collections::BTreeSet;
 
 labs::labs! {
-    lab_1 = 1, lab_3 = 3,
+    // A
+    lab_1 = 1,
+    lab_2 = 2,
+    lab_3 = 3,
+    lab_4 = 4,
+    lab_5 = 5,
+    lab_6 = 6,
+    lab_7 = 7,
+    lab_8 = 8,
+    // B
+    lab_9 = 9,
+    lab_10 = 10,
+    lab_11 = 11,
+    lab_12 = 12,
+    // C
+    // D
+    // E
+    // F
+    lab_48 = 48,
+    // G
+    // H
+    // I
+    // J
+    // K
 }
 
 fn output(arguments: &[&str]) -> String {

@@ -337,6 +337,10 @@ impl<'a> Emit<'a> {
         p.at(Step::PivotRoot, "/");
         p.fchdir(root);
         p.pivot_root(c".", c".");
+        if self.scratch.is_some() {
+            // It lies on the old root, which lies on the new one: what is unmounted first is the top.
+            p.umount2(c".", libc::MNT_DETACH);
+        }
         p.umount2(c".", libc::MNT_DETACH);
         p.chdir(c"/");
         if self.root.propagation != Propagation::Private {

@@ -48,7 +48,8 @@ impl PreparedRoot {
             flags: if entry.sealed { flags | MountFlags::READ_ONLY } else { flags },
             filesystem,
             recursive: tree.is_some_and(|tree| tree.recursive),
-            follows: tree.is_some_and(|tree| tree.propagation != Propagation::Private),
+            follows: self.propagation != Propagation::Private
+                || tree.is_some_and(|tree| tree.propagation != Propagation::Private),
         })
     }
 

@@ -9,7 +9,7 @@ use palisade_secfilter::landlock::Ruleset;
 use palisade_secfilter::lsm::ExecLabel;
 
 use super::Subject;
-use crate::order::{Payload, Session};
+use crate::order::{Payload, Session, Site};
 use crate::prepare::Prepared;
 use crate::rlimit::Resource;
 use crate::sandbox::Lifetime;
@@ -35,6 +35,8 @@ pub(super) enum Want {
     /// The one with this inode.
     JoinedNamespace(Namespace, u64),
     SharedNamespace(Namespace),
+    /// That of the process whose sandbox was entered.
+    EnteredNamespace(Namespace),
     Clocks(TimeOffsets),
     Label(ExecLabel),
     Maps(Maps),
@@ -62,7 +64,7 @@ pub(super) enum Want {
 }
 
 /// What the mount table has to say.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct View {
     pub(super) placed: Vec<Placed>,
     /// Hidden and read-only paths.
@@ -81,7 +83,7 @@ impl View {
 }
 
 impl Asked {
-    pub(crate) fn new(sandbox: &Prepared, payload: &Payload) -> Self {
+    pub(crate) fn new(sandbox: &Prepared, payload: &Payload, site: Site) -> Self {
         let mut rows = Vec::new();
         let mut row = |subject, asked: String, want| rows.push(Row { subject, asked: asked.into(), want });
 
@@ -89,19 +91,22 @@ impl Asked {
             let joined =
                 sandbox.joins.iter().find(|joined| joined.kind() == kind).map(|joined| joined.id().ino);
             let (asked, want) = match joined {
+                _ if site == Site::Living => ("the living sandbox's".into(), Want::EnteredNamespace(kind)),
                 Some(inode) => (format!("{inode}, of others"), Want::JoinedNamespace(kind, inode)),
                 None if sandbox.namespaces.contains(kind) => ("a new one".into(), Want::NewNamespace(kind)),
                 None => ("the host program's".into(), Want::SharedNamespace(kind)),
             };
             row(Subject::Namespace(kind), asked, want);
         }
-        if let Some(offsets) = sandbox.time {
+        // What is a namespace's is not made anew for a further program in it.
+        let new = site == Site::New;
+        if let Some(offsets) = sandbox.time.filter(|_| new) {
             let asked =
                 format!("monotonic {} boottime {}", offsets.monotonic_offset(), offsets.boottime_offset());
             row(Subject::Clocks, asked, Want::Clocks(offsets));
         }
         let maps = sandbox.maps.as_ref().map(PreparedMaps::maps);
-        if let Some(maps) = maps {
+        if let Some(maps) = maps.filter(|_| new) {
             row(Subject::IdMaps, show_maps(maps), Want::Maps(maps.clone()));
         }
         let inside = sandbox.credentials.after();
@@ -148,24 +153,13 @@ impl Asked {
                 Want::Missing("its module is not active, or it is not loaded".into()),
             );
         }
-        for (name, value) in &sandbox.sysctls {
+        for (name, value) in sandbox.sysctls.iter().filter(|_| new) {
             let untold = "the kernel tells it only inside of the namespace";
             row(Subject::Sysctl(name.clone()), value.clone(), Want::Untold(untold));
         }
 
-        row(
-            Subject::Mounts,
-            format!("{} and what they bring along", sandbox.placed.placed.len()),
-            Want::Mounts,
-        );
-        for source in &sandbox.placed.left_out {
-            let why = "it does not exist".to_owned();
-            row(Subject::OptionalMount, source.display().to_string(), Want::Missing(why));
-        }
-        if !sandbox.placed.masked.is_empty() {
-            let asked =
-                format!("{} hidden or read-only paths, where they exist", sandbox.placed.masked.len());
-            row(Subject::Masks, asked, Want::Masks);
+        if new {
+            view_rows(&sandbox.placed, &mut row);
         }
 
         let limits: Vec<_> = sandbox.limits.iter().chain(&payload.limits).collect();
@@ -177,12 +171,12 @@ impl Asked {
         }
         if let Some((limits, _)) = &sandbox.cgroup {
             row(Subject::Cgroup, "a leaf of its own, which it was born in".into(), Want::Cgroup);
-            for (file, value) in limits.iter() {
+            for (file, value) in limits.iter().filter(|_| new) {
                 row(Subject::CgroupFile(file.into()), value.into(), Want::CgroupFile);
             }
         }
 
-        if sandbox.device_rules.is_some() {
+        if new && sandbox.device_rules.is_some() {
             let untold = "the kernel took the program; what is attached is told to privileged readers only";
             row(Subject::Devices, "a program of its cgroup".into(), Want::Untold(untold));
         }
@@ -209,6 +203,22 @@ impl Asked {
         let untold = "the kernel tells a process's parent-death signal to nobody else";
         row(Subject::Lifetime, means.into(), Want::Untold(untold));
         Self { rows, view: sandbox.placed.clone() }
+    }
+}
+
+fn view_rows(view: &View, row: &mut impl FnMut(Subject, String, Want)) {
+    if view.placed.is_empty() {
+        let untold = "nothing of it is restricted";
+        return row(Subject::Mounts, "the host program's root".into(), Want::Untold(untold));
+    }
+    row(Subject::Mounts, format!("{} and what they bring along", view.placed.len()), Want::Mounts);
+    for source in &view.left_out {
+        let why = "it does not exist".to_owned();
+        row(Subject::OptionalMount, source.display().to_string(), Want::Missing(why));
+    }
+    if !view.masked.is_empty() {
+        let asked = format!("{} hidden or read-only paths, where they exist", view.masked.len());
+        row(Subject::Masks, asked, Want::Masks);
     }
 }
 

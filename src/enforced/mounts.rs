@@ -51,15 +51,16 @@ pub(super) fn difference(view: &View, mounts: &Mounts, process: &Process) -> Opt
         };
         let path = &mount.mount_point;
         let masked = view.masked.iter().any(|masked| path.starts_with(masked));
-        if path != point && !placed.recursive && !placed.follows && !masked {
+        let below = path != point;
+        if below && !placed.recursive && !placed.follows && !masked {
             return Some(format!("{} was not asked for", path.display()));
         }
-        // One that is covered can't be reached.
+        // One that is covered can't be reached; what comes along from the host is the host's.
         let covered = mounts.at(path).is_some_and(|top| top.id != mount.id);
-        if covered || placed.follows {
+        if covered || (below && placed.follows) {
             return None;
         }
-        if !mount.propagation.is_private() {
+        if !placed.follows && !mount.propagation.is_private() {
             return Some(format!("{} is not private", path.display()));
         }
         let missing = if masked { None } else { lacks(mount, placed.flags) };

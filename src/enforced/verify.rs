@@ -12,6 +12,7 @@ use palisade_sys::Step;
 
 use super::ask::{Asked, Row, Want, on, show_groups, show_limit, show_sets};
 use super::{Enforced, Moment, Restriction, State, mounts};
+use crate::enter::Target;
 use crate::error::{Error, ErrorKind, Result};
 use crate::order::Session;
 use crate::rlimit::Resource;
@@ -30,6 +31,8 @@ pub(crate) struct Verifier {
 #[derive(Debug, Default)]
 struct Own {
     namespaces: OwnNamespaces,
+    /// Those of the process whose sandbox was entered.
+    entered: OwnNamespaces,
     groups: Option<Vec<u32>>,
 }
 
@@ -71,10 +74,15 @@ impl Verifier {
         process: &Process,
         cgroup: Option<&Cgroup>,
         own: &OwnNamespaces,
+        entered: Option<&Target>,
     ) -> Result<Self> {
         let mut this = Self {
             asked: Arc::clone(asked),
-            own: Own { namespaces: own.clone(), groups: own_groups() },
+            own: Own {
+                namespaces: own.clone(),
+                groups: own_groups(),
+                entered: entered.map(OwnNamespaces::entered).unwrap_or_default(),
+            },
             filters: None,
             report: Enforced { restrictions: Vec::new() },
         };
@@ -133,8 +141,9 @@ impl Verifier {
     fn ask(&self, row: &Row, read: &Read<'_>, moment: Moment) -> Answer {
         let differs = |same: bool, found: &dyn Fn() -> String| Ok((!same).then(found));
         match &row.want {
-            Want::NewNamespace(kind) => self.namespace(read, *kind, true),
-            Want::SharedNamespace(kind) => self.namespace(read, *kind, false),
+            Want::NewNamespace(kind) => namespace(read, self.own.namespaces.get(*kind), true),
+            Want::SharedNamespace(kind) => namespace(read, self.own.namespaces.get(*kind), false),
+            Want::EnteredNamespace(kind) => namespace(read, self.own.entered.get(*kind), false),
             Want::JoinedNamespace(kind, inode) => {
                 let Some(link) = NamespaceKind::ALL.into_iter().find(|link| link.name() == kind.name())
                 else {
@@ -243,22 +252,10 @@ impl Verifier {
         }
     }
 
-    fn namespace(&self, read: &Read<'_>, kind: Namespace, new: bool) -> Answer {
-        let Some((link, own)) = self.own.namespaces.0.iter().find(|(link, _)| link.name() == kind.name())
-        else {
-            return Err("the host program's own could not be read".into());
-        };
-        let seen = read.process.namespace(*link).map_err(|error| error.to_string())?;
-        Ok(match (seen == *own, new) {
-            (true, true) => Some("the host program's".into()),
-            (false, false) => Some(format!("another one than the host program's: {}", seen.inode)),
-            _ => None,
-        })
-    }
-
     /// A process never loses a filter, and may add some.
     fn filter(&self, status: &Status, wanted: bool) -> Answer {
-        let on = status.seccomp == Some(SeccompMode::Filter);
+        // 3: the kernel has killed it for what its filter refused.
+        let on = matches!(status.seccomp, Some(SeccompMode::Filter | SeccompMode::Other(3)));
         // Linux 5.9 and later count them.
         let more = match (status.seccomp_filters, self.filters) {
             (Some(now), Some(before)) => now > before,
@@ -267,6 +264,19 @@ impl Verifier {
         let same = !wanted || (on && more);
         Ok((!same).then(|| "no filter beyond the host program's own".into()))
     }
+}
+
+/// Another namespace than `known`, or the same.
+fn namespace(read: &Read<'_>, known: Option<(NamespaceKind, NamespaceId)>, other: bool) -> Answer {
+    let Some((link, known)) = known else {
+        return Err("what it is to be compared with could not be read".into());
+    };
+    let seen = read.process.namespace(link).map_err(|error| error.to_string())?;
+    Ok(match (seen == known, other) {
+        (true, true) => Some("the host program's".into()),
+        (false, false) => Some(format!("another one: {}", seen.inode)),
+        _ => None,
+    })
 }
 
 impl Enforced {
@@ -337,9 +347,21 @@ impl OwnNamespaces {
     pub(crate) fn read() -> Self {
         let tid = nix::unistd::gettid().as_raw() as u32;
         let thread = || ProcRoot::host()?.process(std::process::id())?.thread(tid);
-        let Ok(thread) = thread() else { return Self::default() };
+        thread().as_ref().map(Self::of).unwrap_or_default()
+    }
+
+    fn entered(target: &Target) -> Self {
+        let process = || ProcRoot::host()?.process_of_pidfd(&target.pidfd);
+        process().as_ref().map(Self::of).unwrap_or_default()
+    }
+
+    fn of(process: &Process) -> Self {
         let links = NamespaceKind::ALL.into_iter().filter(|link| link.target() == *link);
-        Self(links.filter_map(|link| Some((link, thread.namespace(link).ok()?))).collect())
+        Self(links.filter_map(|link| Some((link, process.namespace(link).ok()?))).collect())
+    }
+
+    fn get(&self, kind: Namespace) -> Option<(NamespaceKind, NamespaceId)> {
+        self.0.iter().find(|(link, _)| link.name() == kind.name()).copied()
     }
 }
 

@@ -4,7 +4,7 @@ use std::ffi::CStr;
 use std::sync::Arc;
 
 use crate::fault::{Explained, Fault, Outcome};
-use crate::image::Image;
+use crate::image::{HEADER_LEN, Image};
 use crate::step::Step;
 use crate::wire::*;
 
@@ -441,6 +441,12 @@ impl Program {
     /// A copy of the program, ready to run.
     pub fn image(&self) -> Image {
         Image::new(self)
+    }
+
+    /// Where `place` is in the bytes of the program's image: to read what a run left there.
+    pub fn position(&self, place: Place) -> u64 {
+        let slots = usize::from(self.slots) * 8;
+        (HEADER_LEN + slots + self.ops.len() * size_of::<Op>()) as u64 + u64::from(place.offset)
     }
 
     /// The descriptors that a run in this process has opened and not closed again: all but those of a whole run that

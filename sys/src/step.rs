@@ -101,6 +101,9 @@ steps! {
     /// The parent reads back what the kernel has made of all this. Before the filter, which may forbid to wait; what a
     /// payload could undo is read while there is none.
     Verification = "verification",
+    /// Wait for the start where one is to be waited for: after all that can fail but the exec itself, and before the
+    /// filter, which need not allow waiting.
+    Pause = "pause",
     /// Signals were blocked so far, so that none ended set-up halfway.
     Signals = "signals",
     /// The filter last: it need not allow anything that set-up does, except execve.

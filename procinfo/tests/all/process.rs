@@ -378,8 +378,7 @@ fn every_file_of_the_system_is_read() {
 
 #[test]
 fn descriptor_numbers_and_their_flags() {
-    use std::os::fd::AsRawFd;
-    let file = std::fs::File::open("/dev/null").expect("there");
+    let file = File::open("/dev/null").expect("there");
     let me = ProcRoot::host().expect("mounted").myself().expect("there");
     let number = file.as_raw_fd() as u32;
     let numbers = me.descriptor_numbers().expect("own");
