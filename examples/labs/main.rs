@@ -13,10 +13,14 @@
 //!   if the lab asked for outer namespaces. It shows the hole first, then what closes it.
 
 mod anatomy;
+#[path = "calls/sys.rs"]
+mod calls;
 mod capabilities;
 mod catalogue;
 mod chroot;
+mod closure;
 mod daemon;
+mod ipc;
 mod kit;
 mod lab;
 mod mounts;
@@ -24,6 +28,7 @@ mod namespaces;
 mod network;
 mod network_policy;
 mod page;
+mod pid;
 mod processes;
 mod resources;
 mod runner;
@@ -47,6 +52,8 @@ const TOPICS: &[(&str, &[Lab])] = &[
     ("chroot", chroot::LABS),
     ("mounts", mounts::LABS),
     ("namespaces", namespaces::LABS),
+    ("ipc", ipc::LABS),
+    ("pid", pid::LABS),
     ("user_namespace", user_namespace::LABS),
     ("resources", resources::LABS),
     ("users", users::LABS),
