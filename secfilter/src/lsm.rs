@@ -288,11 +288,30 @@ impl ExecLabel {
         Ok(Some(program))
     }
 
+    /// Whether a process has this label, whose `/proc/PID/attr/current` has the text `current`.
+    pub fn is_in(&self, current: impl AsRef<std::ffi::OsStr>) -> bool {
+        let current = current.as_ref().to_string_lossy();
+        let current = current.trim_end_matches(['\0', '\n']);
+        match &self.module {
+            Module::AppArmor(profile) => {
+                current == profile || current.rsplit_once(" (").is_some_and(|(name, _)| name == profile)
+            }
+            Module::SeLinux(context) => current == context.to_string(),
+        }
+    }
+
     fn text(&self) -> String {
         match &self.module {
             Module::AppArmor(profile) => profile.clone(),
             Module::SeLinux(context) => context.to_string(),
         }
+    }
+}
+
+/// The profile's name, or the context.
+impl fmt::Display for ExecLabel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text())
     }
 }
 
@@ -380,6 +399,18 @@ mod tests {
         for path in ["srv", "/a b", "/a*", "/a,", "/a\n"] {
             assert!(ContainerProfile::new("x").unwrap().deny_writes(path).is_err(), "{path:?}");
         }
+    }
+
+    #[test]
+    fn a_label_is_recognised_in_attr_current() {
+        let profile = ExecLabel::apparmor("my profile (odd)").unwrap();
+        assert!(
+            profile.is_in("my profile (odd) (enforce)\n") && profile.is_in("my profile (odd) (complain)")
+        );
+        assert!(!profile.is_in("my profile") && !profile.is_in("unconfined"));
+        assert!(ExecLabel::apparmor("unconfined").unwrap().is_in("unconfined\n"));
+        let context = ExecLabel::selinux("u:r:t:s0".parse().unwrap());
+        assert!(context.is_in("u:r:t:s0\0") && !context.is_in("u:r:t:s0:c1") && !context.is_in(""));
     }
 
     /// A80: a securityfs made of files, as the kernel's looks.
