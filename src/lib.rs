@@ -4,7 +4,9 @@ mod child;
 mod collector;
 mod command;
 mod confine;
+mod enforced;
 mod enter;
+mod environment;
 mod error;
 mod guard;
 #[cfg(feature = "k8s")]
@@ -30,6 +32,7 @@ mod view;
 
 pub use child::{Child, Output};
 pub use command::Command;
+pub use enforced::{Enforced, Moment, Restriction, State, Subject};
 pub use error::{Error, ErrorKind, Result};
 pub use namespaces::Ipc;
 pub use order::Session;

@@ -1,6 +1,6 @@
 //! What `build` makes of a specification: everything that all spawns of a sandbox share.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::time::Duration;
 
 use palisade_cgroup::{Cgroup, DeviceRules, Limits};
@@ -15,6 +15,8 @@ use palisade_secfilter::{Filter, Install, SeccompData, Syscall, presets};
 use palisade_sys::{Program, Step};
 
 use crate::confine::{self, PrivateProc};
+use crate::enforced;
+use crate::environment;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lock::Lock;
 use crate::namespaces::{Ipc, can_be_joined};
@@ -55,6 +57,13 @@ pub(crate) struct Prepared {
     /// The payload could do away with its parent-death signal, and no cgroup's guard would end it.
     pub(crate) guard: bool,
     pub(crate) setup_timeout: Duration,
+    pub(crate) sysctls: Vec<(String, String)>,
+    /// An optional label that is not to be had here.
+    pub(crate) label_missing: Option<String>,
+    /// What the mount table has to say of the view.
+    pub(crate) placed: enforced::View,
+    /// Restrictions are read back.
+    pub(crate) verify: bool,
 }
 
 /// Who the payload is.
@@ -68,7 +77,6 @@ pub(crate) struct Identity {
     pub(crate) drop_groups: bool,
 }
 
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const DEFAULT_OPEN_FILES: u64 = 1024;
 const DEFAULT_PROCESSES: u64 = 4096;
 
@@ -113,7 +121,7 @@ impl Prepared {
         let identity = choose_identity(&spec, &caller, user, &mut conflicts);
         check_namespaces(&spec, &caller, &mut conflicts);
         check_limits(&spec, &caller, &mut conflicts);
-        check_env(&spec, &mut conflicts);
+        environment::check(&spec, &mut conflicts);
         let filter = compile(&spec, &mut conflicts);
         confine::check(&spec, caller.privileged, &mut conflicts);
         let [private_proc, entering_proc] = confine::private_proc(&spec, &mut conflicts);
@@ -174,6 +182,8 @@ impl Prepared {
             view,
             masks: root.as_ref().map(PreparedRoot::masks).unwrap_or_default(),
             lock,
+            placed: root.as_ref().map(enforced::View::of).unwrap_or_default(),
+            verify: spec.verify,
             _root: root,
             hostname: new(Namespace::Uts).then(|| hostname.program()),
             network: new(Namespace::Net).then(loopback_up),
@@ -181,11 +191,16 @@ impl Prepared {
             maps,
             credentials,
             setup_capabilities: setup,
+            label_missing: match (&spec.label, &private_proc.label) {
+                (Some(label), None) => Some(label.to_string()),
+                _ => None,
+            },
+            sysctls: spec.sysctls.clone(),
             private_proc,
             entering_proc,
             landlock: confine::landlock(&spec)?,
             filter: filter.as_ref().map(|filter| Install::new(filter).keep_privileges().prepare()),
-            env: base_env(&spec),
+            env: environment::base(&spec),
             limits,
             cgroup: spec.cgroup,
             device_rules: spec.device_rules,
@@ -417,25 +432,6 @@ fn check_limits(spec: &Spec, caller: &Caller, conflicts: &mut Conflicts) {
     }
 }
 
-fn check_env(spec: &Spec, conflicts: &mut Conflicts) {
-    for (name, value) in &spec.env {
-        if let Some(wrong) = env_problem(name, value) {
-            conflicts.add(wrong);
-        }
-    }
-}
-
-/// What is wrong with an environment variable, if anything.
-pub(crate) fn env_problem(name: &OsStr, value: &OsStr) -> Option<String> {
-    let shown = name.to_string_lossy();
-    match (name.as_encoded_bytes(), value.as_encoded_bytes()) {
-        ([], _) => Some("env: a name is empty".into()),
-        (name, _) if name.contains(&b'=') => Some(format!("env: {shown}: a name holds no '='")),
-        (name, value) if name.contains(&0) || value.contains(&0) => Some(format!("env: {shown}: a NUL byte")),
-        _ => None,
-    }
-}
-
 fn compile(spec: &Spec, conflicts: &mut Conflicts) -> Option<Filter> {
     let writes = |item: &Mount| matches!(item, Mount::Bind(bind) if !bind.is_read_only());
     let filter = match &spec.calls {
@@ -471,29 +467,4 @@ fn with_default_limits(spec: &Spec, user_namespace: bool) -> Result<Vec<(Resourc
         limits.push((resource, limit, limit));
     }
     Ok(limits)
-}
-
-fn home(root: &View) -> &std::path::Path {
-    match root {
-        View::Host(view) => view.home_dir(),
-        View::Own(_) | View::Shared => "/".as_ref(),
-    }
-}
-
-/// Later ones replace earlier ones of the same name.
-fn base_env(spec: &Spec) -> Vec<(OsString, OsString)> {
-    let mut env: Vec<(OsString, OsString)> = Vec::new();
-    if spec.inherit_env {
-        env.extend(std::env::vars_os());
-    } else {
-        env.push(("PATH".into(), DEFAULT_PATH.into()));
-        env.push(("HOME".into(), home(&spec.root).into()));
-        let kept = ["LANG", "TERM", "TZ"].into_iter();
-        env.extend(kept.filter_map(|name| Some((name.into(), std::env::var_os(name)?))));
-    }
-    for (name, value) in &spec.env {
-        env.retain(|(known, _)| known != name);
-        env.push((name.clone(), value.clone()));
-    }
-    env
 }
