@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod caller;
 mod child;
 mod collector;
 mod command;
@@ -19,6 +20,7 @@ mod order;
 mod output;
 mod plan;
 mod prepare;
+pub mod presets;
 mod prologue;
 mod reaper;
 mod rlimit;

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use palisade_cgroup::{Cgroup, DeviceRules, Limits};
 use palisade_creds::{
-    Capability, CapabilitySet, Credentials, Gid, IdMap, Maps, PreparedIdentity, PreparedMaps, Setgroups,
-    ThreadCapabilities, Uid,
+    Capability, CapabilitySet, Credentials, Gid, IdMap, Maps, PreparedIdentity, PreparedMaps, Setgroups, Uid,
 };
 use palisade_fsroot::{Mount, PreparedRoot};
 use palisade_ns::{AnyNs, Hostname, Namespace, Namespaces, TimeOffsets, loopback_up};
@@ -14,6 +13,7 @@ use palisade_secfilter::landlock::Ruleset;
 use palisade_secfilter::{Filter, Install, SeccompData, Syscall, presets};
 use palisade_sys::{Program, Step};
 
+use crate::caller::Caller;
 use crate::confine::{self, PrivateProc};
 use crate::enforced;
 use crate::environment;
@@ -93,7 +93,7 @@ impl Conflicts {
         value.map_err(|error| self.add(format!("{what}: {error}"))).ok()
     }
 
-    fn finish(self) -> Result<()> {
+    pub(crate) fn finish(self) -> Result<()> {
         match &*self.0 {
             [] => Ok(()),
             [one] => Err(Error::invalid(one.clone())),
@@ -217,37 +217,6 @@ impl Prepared {
     pub(crate) fn early(&self) -> Namespaces {
         let late = self.lock.as_ref().map_or(Namespaces::EMPTY, |lock| lock.late);
         self.namespaces.difference(late).without(Namespace::Time)
-    }
-}
-
-/// The calling thread's identity, as far as it decides what is possible.
-struct Caller {
-    uid: Uid,
-    gid: Gid,
-    privileged: bool,
-    /// Hard limits may be raised by a child that stays in the caller's user namespace.
-    may_raise_limits: bool,
-    /// Nobody (65534) exists in its user namespace; in one with a single id, or a few, it does not.
-    has_nobody: bool,
-}
-
-impl Caller {
-    fn current() -> Result<Self> {
-        let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
-        let capabilities = ThreadCapabilities::current().map_err(|error| {
-            let errno = error.errno();
-            Error::from_source(ErrorKind::Setup, Step::Prepare, error, errno)
-        })?;
-        let needed = [Capability::SysAdmin, Capability::Setuid, Capability::Setgid];
-        let privileged = needed.into_iter().all(|c| capabilities.effective.contains(c));
-        let ids = Uid::new(uid).zip(Gid::new(gid));
-        let (uid, gid) = ids.ok_or_else(|| Error::invalid("the calling thread has no id"))?;
-        let maps = Maps::current().ok().flatten();
-        let has_nobody = maps.is_none_or(|maps| {
-            maps.uid().to_outside(Uid::NOBODY).is_some() && maps.gid().to_outside(Gid::NOBODY).is_some()
-        });
-        let may_raise_limits = capabilities.effective.contains(Capability::SysResource);
-        Ok(Self { uid, gid, privileged, may_raise_limits, has_nobody })
     }
 }
 
