@@ -105,6 +105,17 @@ pub(crate) struct PrivateProc {
     pub(crate) label: Option<(ExecLabel, Slot)>,
 }
 
+/// A label, and the descriptor of where it is to be written.
+pub(crate) type Label<'a> = Option<(&'a ExecLabel, Slot)>;
+
+impl PrivateProc {
+    /// Adds its part to a set-up.
+    pub(crate) fn run(&self, p: &mut Program) -> Label<'_> {
+        let part = p.append(&self.program);
+        self.label.as_ref().map(|(label, file)| (label, part.slot(*file)))
+    }
+}
+
 /// The parameters of namespaces: prefixes of names, and whose they are.
 const NAMESPACED: &[(&str, Namespace)] = &[
     ("net/", Namespace::Net),
@@ -132,8 +143,8 @@ fn sysctl_path(name: &str) -> Option<String> {
     path.split('/').all(fine).then_some(path)
 }
 
-/// The private /proc's part of a set-up.
-pub(crate) fn private_proc(spec: &Spec, conflicts: &mut Conflicts) -> PrivateProc {
+/// The private /proc's part of a set-up, and of an entry into the living sandbox, whose parameters are set.
+pub(crate) fn private_proc(spec: &Spec, conflicts: &mut Conflicts) -> [PrivateProc; 2] {
     let mut wanted = Vec::new();
     for (name, value) in &spec.sysctls {
         let path = sysctl_path(name);
@@ -152,6 +163,11 @@ pub(crate) fn private_proc(spec: &Spec, conflicts: &mut Conflicts) -> PrivatePro
     }
     let label =
         spec.label.as_ref().filter(|label| conflicts.check("exec_label", label.check()) == Some(true));
+    [write_through_proc(wanted, label), write_through_proc(Vec::new(), label)]
+}
+
+/// `wanted`: parameters, as they are called, their paths and values.
+fn write_through_proc(wanted: Vec<(&String, String, &String)>, label: Option<&ExecLabel>) -> PrivateProc {
     let mut done = PrivateProc::default();
     if wanted.is_empty() && label.is_none() {
         return done;

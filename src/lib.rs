@@ -1,19 +1,26 @@
 #![doc = include_str!("../README.md")]
 
+mod caller;
 mod child;
+mod collector;
 mod command;
 mod confine;
+mod enforced;
+mod enter;
+mod environment;
 mod error;
 mod guard;
 #[cfg(feature = "k8s")]
 pub mod k8s;
 mod launch;
+mod lock;
 mod namespaces;
 mod newborn;
 mod order;
 mod output;
 mod plan;
 mod prepare;
+pub mod presets;
 mod prologue;
 mod reaper;
 mod rlimit;
@@ -23,9 +30,11 @@ mod stage;
 mod status;
 mod stdio;
 mod sys;
+mod view;
 
 pub use child::{Child, Output};
 pub use command::Command;
+pub use enforced::{Enforced, Moment, Restriction, State, Subject};
 pub use error::{Error, ErrorKind, Result};
 pub use namespaces::Ipc;
 pub use order::Session;

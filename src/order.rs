@@ -6,9 +6,12 @@
 use std::ffi::CString;
 
 use palisade_creds::first_identity;
-use palisade_ns::TimeOffsets;
+use palisade_ns::{Namespace, Namespaces, TimeOffsets};
 use palisade_sys::{FD_CONTROL, FD_PASSED, Fd, OpenHow, Place, Program, Slot, Step};
 
+use crate::confine::Label;
+use crate::enter::{Entry, enter};
+use crate::lock::Lock;
 use crate::prepare::Prepared;
 use crate::rlimit::Resource;
 use crate::sandbox::Lifetime;
@@ -49,65 +52,121 @@ const SETTABLE_SIGNALS: u64 = !(1 << (libc::SIGKILL - 1) | 1 << (libc::SIGSTOP -
 /// What a failed candidate of a PATH look-up may fail with for the next one to be tried, as execvp has it.
 const TRY_NEXT: &[i32] = &[libc::ENOENT, libc::ENOTDIR, libc::EACCES, libc::ESTALE];
 
-/// The stage's program.
-///
-/// The two slots are its inputs for a name that only this spawn knows (see [`crate::launch`]).
-pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload) -> (Program, [Slot; 2]) {
-    let identity = &sandbox.identity;
-    let during = sandbox.setup_capabilities.bits();
-    let fragment = |p: &mut Program, wanted: Step| {
-        for (_, program) in sandbox.credentials.programs().filter(|(step, _)| *step == wanted) {
-            p.append(program);
-        }
-    };
-    let mut p = Program::new();
+/// Where a payload comes to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Site {
+    /// In namespaces of its own, in which the stage was cloned.
+    New,
+    /// In those of a living sandbox, which the stage has to enter.
+    Living,
+}
 
-    p.at(Step::Baseline, "");
+/// The stage's program, and what the host program's side has to know of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Stage {
+    pub(crate) program: Program,
+    /// Inputs for a name that only this spawn knows (see [`crate::launch`]).
+    pub(crate) name: [Slot; 2],
+    pub(crate) entry: Option<Entry>,
+}
+
+/// The stage's program. The part that gives up what a payload must not have is the same in a new sandbox and in a
+/// living one.
+pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload, site: Site) -> Stage {
+    let mut p = Program::new();
     let name = [p.input("name"), p.input("name")];
-    let place = p.room(16);
-    p.store(place.part(0, 8), name[0]);
-    p.store(place.part(8, 8), name[1]);
-    p.set_name(place);
-    p.close_on_exec_from(3);
-    p.prctl(libc::PR_CAP_AMBIENT, [libc::PR_CAP_AMBIENT_CLEAR_ALL as u64, 0, 0, 0]);
-    p.capset(during, during, 0);
+    baseline(&mut p, name, site);
     if !payload.keep_signals {
         p.default_signals(SETTABLE_SIGNALS);
     }
     let umask = p.umask(0);
+    let (entry, label, kept) = match site {
+        Site::New => (None, build(&mut p, sandbox), sandbox.view.trees.len()),
+        Site::Living => (Some(enter(&mut p, sandbox)), sandbox.entering_proc.run(&mut p), 1),
+    };
+    restrict(&mut p, sandbox, payload, label, umask, kept);
+    Stage { program: p, name, entry }
+}
+
+fn baseline(p: &mut Program, name: [Slot; 2], site: Site) {
+    p.at(Step::Baseline, "");
+    if site == Site::Living {
+        // First of all: what runs in there must not look at a process that comes from the host.
+        p.prctl(libc::PR_SET_DUMPABLE, [0; 4]);
+    }
+    let text = p.room(16);
+    p.store(text.part(0, 8), name[0]);
+    p.store(text.part(8, 8), name[1]);
+    p.set_name(text);
+    p.close_on_exec_from(3);
+    p.prctl(libc::PR_CAP_AMBIENT, [libc::PR_CAP_AMBIENT_CLEAR_ALL as u64, 0, 0, 0]);
+}
+
+/// Builds the sandbox, in its new namespaces.
+fn build<'a>(p: &mut Program, sandbox: &'a Prepared) -> Label<'a> {
+    let identity = &sandbox.identity;
+    let during = sandbox.setup_capabilities.bits();
+    p.capset(during, during, 0);
 
     if sandbox.maps.is_some() || sandbox.guard {
         p.at(Step::IdMaps, "wait for the parent");
         let go = p.room(1);
         p.read_exact(Fd::number(FD_CONTROL), go);
     }
+    let own = sandbox.lock.as_ref().map(|_| Lock::open(p));
     let clocks = sandbox.time.map(|offsets| {
         // Opened before a change of ids closes the process's own /proc to it.
         p.at(Step::IdMaps, "/proc/self/timens_offsets");
-        (offsets, TimeOffsets::open(&mut p))
+        (offsets, TimeOffsets::open(p))
     });
     if sandbox.maps.is_some() && identity.change {
         p.append(&first_identity(identity.uid, identity.gid));
         // The change of ids has cleared it.
         p.at(Step::FirstIdentity, "");
-        parent_death(&mut p);
+        parent_death(p);
     }
 
     if let Some((offsets, file)) = clocks {
         p.at(Step::TimeNamespace, "");
-        offsets.enter(&mut p, file);
+        offsets.enter(p, file);
     }
 
     p.append(&sandbox.view.build); // propagation, mounts, pivot_root
-    if let Some(hostname) = &sandbox.hostname {
-        p.append(hostname);
-    }
-    if let Some(network) = &sandbox.network {
-        p.append(network);
-    }
-    let proc = p.append(&sandbox.private_proc.program);
+    name_and_network(p, sandbox, sandbox.early());
+    let label = sandbox.private_proc.run(p);
     p.append(&sandbox.masks);
+    if let (Some(lock), Some(own)) = (&sandbox.lock, own) {
+        lock.emit(p, own, during);
+        // Of the namespaces that were made only now.
+        name_and_network(p, sandbox, lock.late);
+    }
+    label
+}
 
+/// What is set in new uts and network namespaces, if they are among `kinds`.
+fn name_and_network(p: &mut Program, sandbox: &Prepared, kinds: Namespaces) {
+    let set = [(Namespace::Uts, &sandbox.hostname), (Namespace::Net, &sandbox.network)];
+    for program in
+        set.into_iter().filter(|(kind, _)| kinds.contains(*kind)).filter_map(|(_, set)| set.as_ref())
+    {
+        p.append(program);
+    }
+}
+
+/// What is restricted from inside, and then the payload. `kept` descriptors were passed before the declared ones.
+fn restrict(
+    p: &mut Program,
+    sandbox: &Prepared,
+    payload: &Payload,
+    label: Label<'_>,
+    umask: Slot,
+    kept: usize,
+) {
+    let fragment = |p: &mut Program, wanted: Step| {
+        for (_, program) in sandbox.credentials.programs().filter(|(step, _)| *step == wanted) {
+            p.append(program);
+        }
+    };
     p.at(Step::Session, "");
     match payload.session {
         Session::New => p.setsid(),
@@ -122,35 +181,35 @@ pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload) -> (Program, 
             }
         }
     };
-    limits(&mut p, Step::Limits, |resource| resource != Resource::OpenFiles);
+    limits(p, Step::Limits, |resource| resource != Resource::OpenFiles);
     p.at(Step::Limits, "umask");
     match payload.umask {
         Some(mask) => p.umask(mask),
         None => p.umask(umask),
     };
 
-    fragment(&mut p, Step::BoundingSet);
-    fragment(&mut p, Step::Identity);
-    fragment(&mut p, Step::Capabilities);
+    fragment(p, Step::BoundingSet);
+    fragment(p, Step::Identity);
+    fragment(p, Step::Capabilities);
 
     p.at(Step::ParentDeath, "");
     if sandbox.lifetime == Lifetime::Detached {
         p.prctl(libc::PR_SET_PDEATHSIG, [0; 4]);
     } else {
-        parent_death(&mut p);
+        parent_death(p);
     }
     // A hang-up: the host program died before the signal was armed.
     p.no_event_on(FD_CONTROL);
 
-    fragment(&mut p, Step::NoNewPrivs);
-    if let Some((label, file)) = &sandbox.private_proc.label {
-        label.write(&mut p, proc.slot(*file));
+    fragment(p, Step::NoNewPrivs);
+    if let Some((label, file)) = label {
+        label.write(p, file);
     }
     if let Some(landlock) = &sandbox.landlock {
         p.append(landlock.program());
     }
 
-    descriptors(&mut p, payload, sandbox.view.trees.len() as i32);
+    let control = descriptors(p, payload, kept as i32);
 
     p.at(Step::WorkingDirectory, payload.directory.to_string_lossy());
     let how = OpenHow {
@@ -162,7 +221,14 @@ pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload) -> (Program, 
     p.fchdir(directory);
     p.close(directory);
 
-    limits(&mut p, Step::OpenFiles, |resource| resource == Resource::OpenFiles);
+    limits(p, Step::OpenFiles, |resource| resource == Resource::OpenFiles);
+
+    if sandbox.verify {
+        p.at(Step::Verification, "");
+        let go = p.room(1);
+        p.write_all(control, b"v");
+        p.read_exact(control, go);
+    }
 
     p.at(Step::Signals, "");
     let mut table = |strings: &[CString]| -> Place {
@@ -189,29 +255,30 @@ pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload) -> (Program, 
         );
         p.fail(libc::ENOENT);
     }
-    (p, name)
 }
 
-fn parent_death(p: &mut Program) {
+pub(crate) fn parent_death(p: &mut Program) {
     p.prctl(libc::PR_SET_PDEATHSIG, [libc::SIGKILL as u64, 0, 0, 0]);
 }
 
-/// Closes all that set-up used, and gives the declared descriptors their numbers.
-fn descriptors(p: &mut Program, payload: &Payload, trees: i32) {
+/// Closes all that set-up used, and gives the declared descriptors their numbers. The control socket is left, which
+/// the exec closes.
+fn descriptors(p: &mut Program, payload: &Payload, trees: i32) -> Fd {
     p.at(Step::Descriptors, "");
     if payload.descriptors.is_empty() {
         p.close_range(FD_CONTROL + 1, -1);
-        return;
+        return Fd::number(FD_CONTROL);
     }
     // The targets may be anything above 2, the control socket's number too: everything moves above them first.
     let first = FD_PASSED + trees;
     let count = payload.descriptors.len() as i32;
     let highest = payload.descriptors.iter().copied().max().unwrap_or(0);
     let above = (first + count).max(highest + 1);
-    p.dup_from(Fd::number(FD_CONTROL), above);
+    let control = p.dup_from(Fd::number(FD_CONTROL), above);
     let copies: Vec<_> = (first..first + count).map(|fd| p.dup_from(Fd::number(fd), above)).collect();
     p.close_range(3, above - 1);
     for (copy, &target) in copies.into_iter().zip(&payload.descriptors) {
         p.dup3(copy, target, false);
     }
+    control.into()
 }

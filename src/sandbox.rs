@@ -1,6 +1,7 @@
 //! What a sandbox is: the specification, and what `build` makes of it.
 
 use std::ffi::{OsStr, OsString};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use palisade_secfilter::lsm::ExecLabel;
 use palisade_secfilter::{Filter, Policy};
 
 use crate::command::Command;
+use crate::enter::{Origin, Target};
 use crate::error::Result;
 use crate::namespaces::Ipc;
 use crate::prepare::Prepared;
@@ -57,7 +59,32 @@ impl Sandbox {
 
     /// A program to run inside. A name without `/` is looked up in the payload's `PATH`, inside the sandbox.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        Command::new(self.clone(), program.as_ref())
+        Command::new(self.clone(), None, program.as_ref())
+    }
+
+    /// A further program in the living sandbox of a process that is not a [`Child`](crate::Child) of this program: one
+    /// that another process or another tool started. (For a child there is [`Child::exec`](crate::Child::exec).)
+    ///
+    /// The program enters all namespaces of the process in which it differs from the host program, and its cgroup. View,
+    /// host name and network are the ones that are there; user, capabilities, no_new_privs, filter, limits and
+    /// environment are this sandbox's, which therefore must describe the process: the namespaces that it has of its own,
+    /// and [`user`](SandboxBuilder::user) and [`id_maps`](SandboxBuilder::id_maps) in its user namespace. It must
+    /// give nothing that the process has not: no capability beyond its bounding set, and no_new_privs where it has that.
+    /// A `spawn` compares all of it, and is an [`InvalidSpec`](crate::ErrorKind::InvalidSpec) where it does not fit.
+    ///
+    /// The process needs the caller's ptrace access: the same user and no more capabilities, or power over its user
+    /// namespace. A v1 cgroup is not entered. Since Linux 5.8.
+    ///
+    /// ```no_run
+    /// use palisade::{Sandbox, ns::pidfd_open};
+    ///
+    /// let ps = Sandbox::new()?.exec_in(pidfd_open(4711)?, "/bin/ps").output()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[doc(alias = "nsenter")]
+    pub fn exec_in(&self, pidfd: OwnedFd, program: impl AsRef<OsStr>) -> Command {
+        let target = Target { pidfd: Arc::new(pidfd), origin: Origin::Foreign };
+        Command::new(self.clone(), Some(target), program.as_ref())
     }
 }
 
@@ -130,6 +157,7 @@ pub(crate) struct Spec {
     pub(crate) device_rules: Option<DeviceRules>,
     pub(crate) lifetime: Lifetime,
     pub(crate) setup_timeout: Duration,
+    pub(crate) verify: bool,
 }
 
 /// Says what a payload may see, use and do. It starts as the secure default; each setter changes one part, and
@@ -174,6 +202,7 @@ impl Default for SandboxBuilder {
             device_rules: None,
             lifetime: Lifetime::Host,
             setup_timeout: Duration::from_secs(30),
+            verify: true,
         };
         Self { spec }
     }
@@ -440,6 +469,14 @@ impl SandboxBuilder {
     /// signal reaches (a path on a dead network mount), `spawn` returns ten seconds later.
     pub fn setup_timeout(mut self, limit: Duration) -> Self {
         self.spec.setup_timeout = limit;
+        self
+    }
+
+    /// Whether each spawn reads back from the kernel what it has made of the restrictions, before the payload runs; it
+    /// does unless this is `false`. What differs is then an error of `spawn`. The set-up stands still meanwhile:
+    /// [`Enforced`](crate::Enforced) says what is read, README.md what it costs.
+    pub fn verify(mut self, verify: bool) -> Self {
+        self.spec.verify = verify;
         self
     }
 

@@ -299,8 +299,8 @@ impl Program {
         self.call(libc::SYS_unshare, [flags.into()]);
     }
 
-    /// `setns`.
-    pub fn setns(&mut self, namespace: impl Into<Fd>, kinds: i32) {
+    /// `setns`. `kinds` are flags, or a slot that will hold them.
+    pub fn setns(&mut self, namespace: impl Into<Fd>, kinds: impl Into<Arg>) {
         self.call(libc::SYS_setns, [fd(namespace), kinds.into()]);
     }
 
@@ -449,6 +449,34 @@ impl Program {
     pub fn fork(&mut self) -> Slot {
         let null = Arg::from(0);
         self.call(libc::SYS_clone, [null, null, null, null, null])
+    }
+
+    /// `clone3(CLONE_PARENT)`: a fork of the stage that is its sibling, a child of its parent. Its pid, as the caller
+    /// sees it, is written to `pid` (4 bytes) before it runs. The slot is 0 in the new process. Since Linux 5.3.
+    pub fn fork_sibling(&mut self, pid: Place) -> Slot {
+        // struct clone_args up to `tls`; parent_tid is its fourth word.
+        let mut words = [0; 8];
+        words[0] = (libc::CLONE_PARENT | libc::CLONE_PARENT_SETTID) as u64;
+        words[3] = u64::from(pid.offset);
+        let args = self.bytes(&words.map(u64::to_le_bytes).concat());
+        self.relocate(args.part(24, 8));
+        self.call(libc::SYS_clone3, [args.into(), 64.into()])
+    }
+
+    /// `exit_group(code)`. The outcome stays as it is: for a process that shares its image with one that goes on.
+    pub fn exit(&mut self, code: i32) {
+        self.call(libc::SYS_exit_group, [code.into()]);
+    }
+
+    /// `wait4` for a child of [`Program::fork`]; how it ended is not looked at.
+    pub fn wait_for_child(&mut self, pid: Slot) {
+        self.call(libc::SYS_wait4, [pid.into(), 0.into(), libc::__WALL.into(), 0.into()]);
+        self.retry();
+    }
+
+    /// `eventfd2`: reading 8 bytes waits until 8 bytes with a number were written. Since Linux 2.6.27.
+    pub fn eventfd(&mut self) -> Slot {
+        self.call(libc::SYS_eventfd2, [0.into(), libc::EFD_CLOEXEC.into()])
     }
 
     /// `prctl(PR_SET_NAME)` with the 16 bytes in `name`, the last of which is 0.

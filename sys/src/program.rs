@@ -4,7 +4,7 @@ use std::ffi::CStr;
 use std::sync::Arc;
 
 use crate::fault::{Explained, Fault, Outcome};
-use crate::image::Image;
+use crate::image::{HEADER_LEN, Image};
 use crate::step::Step;
 use crate::wire::*;
 
@@ -129,6 +129,8 @@ pub enum Injected {
     Exit,
     /// It waits for a signal, without end.
     Hang,
+    /// It is not done, and nobody is told.
+    Skip,
 }
 
 /// A list of system calls to run in order. It is built by the methods named after the calls, printed by `Display` as
@@ -403,6 +405,7 @@ impl Program {
             Injected::Errno(errno) => Op { kind: KIND_FAIL, value: errno as u64, step, ..Op::default() },
             Injected::Exit => call(libc::SYS_exit_group),
             Injected::Hang => call(libc::SYS_pause),
+            Injected::Skip => call(libc::SYS_getpid),
         };
     }
 
@@ -428,9 +431,22 @@ impl Program {
         self.objects.get(index)?.as_deref()
     }
 
+    /// Operation `index` as strace would print it. `None` for what does nothing outside of the program's own memory.
+    pub fn line(&self, index: usize) -> Option<String> {
+        // Relocations are how the encoding carries addresses.
+        let op = self.ops.get(index).filter(|op| op.kind != KIND_RELOCATE)?;
+        Some(self.show(op))
+    }
+
     /// A copy of the program, ready to run.
     pub fn image(&self) -> Image {
         Image::new(self)
+    }
+
+    /// Where `place` is in the bytes of the program's image: to read what a run left there.
+    pub fn position(&self, place: Place) -> u64 {
+        let slots = usize::from(self.slots) * 8;
+        (HEADER_LEN + slots + self.ops.len() * size_of::<Op>()) as u64 + u64::from(place.offset)
     }
 
     /// The descriptors that a run in this process has opened and not closed again: all but those of a whole run that

@@ -28,6 +28,8 @@ enum Kind {
     Attr,
     /// `struct rlimit`.
     Limit,
+    /// `struct clone_args`.
+    Clone,
     /// capset's data.
     Caps,
     /// Addresses of strings, ended by null.
@@ -83,6 +85,10 @@ const SHAPES: &[(i64, &str, &[Kind])] = &[
     (libc::SYS_setsid, "setsid", &[]),
     (libc::SYS_setpgid, "setpgid", &[Int, Int]),
     (libc::SYS_clone, "clone", &[Flags(CLONE), Address, Address, Address, Address]),
+    (libc::SYS_clone3, "clone3", &[Clone, Int]),
+    (libc::SYS_exit_group, "exit_group", &[Int]),
+    (libc::SYS_wait4, "wait4", &[Int, Address, Hex, Address]),
+    (libc::SYS_eventfd2, "eventfd2", &[Int, Flags(OPEN)]),
     (libc::SYS_umask, "umask", &[Octal]),
     (libc::SYS_prlimit64, "prlimit64", &[Int, Name(RLIMIT), Limit, Address]),
     (libc::SYS_rt_sigaction, "rt_sigaction", &[Int, Address, Address, Int]),
@@ -100,7 +106,7 @@ impl fmt::Display for Program {
     /// One line an operation, under headings for steps and objects.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut heading: Option<(Step, Option<&str>)> = None;
-        for (index, op) in self.ops.iter().enumerate() {
+        for index in 0..self.ops.len() {
             let now = (self.step(index).unwrap_or_default(), self.object(index));
             if heading != Some(now) {
                 match now.1 {
@@ -109,10 +115,9 @@ impl fmt::Display for Program {
                 }
                 heading = Some(now);
             }
-            if op.kind == KIND_RELOCATE {
-                continue; // how the encoding carries addresses; nothing that happens outside
+            if let Some(line) = self.line(index) {
+                writeln!(f, "    {line}")?;
             }
-            writeln!(f, "    {}", self.show(op))?;
         }
         Ok(())
     }
@@ -120,7 +125,7 @@ impl fmt::Display for Program {
 
 impl Program {
     /// A whole operation with its rule.
-    fn show(&self, op: &Op) -> String {
+    pub(crate) fn show(&self, op: &Op) -> String {
         let mut line = match op.kind {
             KIND_CALL | KIND_SWEEP => self.show_call(op, None),
             KIND_STORE => format!("arena[{}] = {}", op.args[0], self.show_raw(op, 1)),
@@ -244,6 +249,7 @@ impl Program {
                     .collect();
                 format!("{{{}}}", parts.join(", "))
             }
+            Clone => format!("{{flags={}}}", some_of(CLONE, self.word(at))),
             Limit => format!("{{{}, {}}}", limit(self.word(at)), limit(self.word(at + 8))),
             Caps => {
                 // Three low halves (effective, permitted, inheritable), then the three high ones.
