@@ -7,6 +7,8 @@ mod guard;
 #[cfg(feature = "k8s")]
 pub mod k8s;
 mod launch;
+#[cfg_attr(not(feature = "net"), path = "network_off.rs")]
+mod network;
 mod newborn;
 mod order;
 mod output;
@@ -25,6 +27,8 @@ mod sys;
 pub use child::{Child, Output};
 pub use command::Command;
 pub use error::{Error, ErrorKind, Result};
+#[cfg(feature = "net")]
+pub use network::Network;
 pub use order::Session;
 pub use palisade_cgroup as cgroup;
 pub use palisade_creds as creds;

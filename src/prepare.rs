@@ -15,6 +15,7 @@ use palisade_secfilter::{Filter, Install, SeccompData, Syscall, presets};
 use palisade_sys::{FD_PASSED, Program, Slot, Step};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::network::{Network, Wiring};
 use crate::newborn::user_namespace;
 use crate::rlimit::Resource;
 use crate::sandbox::{Calls, Lifetime, Spec, View};
@@ -28,7 +29,10 @@ pub(crate) struct Prepared {
     /// Owns the descriptors that the programs above know by number.
     _root: PreparedRoot,
     pub(crate) hostname: Option<Program>,
+    /// Brings the loopback up.
     pub(crate) network: Option<Program>,
+    /// What the host program does for it.
+    pub(crate) wiring: Option<Wiring>,
     pub(crate) identity: Identity,
     pub(crate) maps: Option<PreparedMaps>,
     pub(crate) credentials: PreparedIdentity,
@@ -112,6 +116,7 @@ impl Prepared {
         check_namespaces(&spec, &caller, &mut conflicts);
         check_limits(&spec, &caller, &mut conflicts);
         check_env(&spec, &mut conflicts);
+        spec.network.iter().flat_map(|network| network.conflicts(&spec)).for_each(|wrong| conflicts.add(wrong));
         let filter = compile(&spec, &mut conflicts);
         let supported = conflicts.check("capabilities", CapabilitySet::supported());
         if let Some(supported) = supported {
@@ -155,7 +160,8 @@ impl Prepared {
 
         let mut setup = CapabilitySet::EMPTY.with(Capability::SysAdmin).with(Capability::Setpcap);
         setup = setup | CapabilitySet::from_bits(root.capabilities_needed());
-        if new(Namespace::Net) {
+        let loopback = spec.network.as_ref().map_or_else(|| new(Namespace::Net), Network::has_loopback);
+        if loopback {
             setup = setup.with(Capability::NetAdmin);
         }
         if identity.change && maps.is_some() {
@@ -173,7 +179,8 @@ impl Prepared {
             masks: root.masks(),
             _root: root,
             hostname: new(Namespace::Uts).then(|| hostname.program()),
-            network: new(Namespace::Net).then(loopback_up),
+            network: loopback.then(loopback_up),
+            wiring: spec.network.as_ref().map(Network::wiring).transpose()?.flatten(),
             identity,
             maps,
             credentials,

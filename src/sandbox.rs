@@ -13,6 +13,7 @@ use palisade_secfilter::{Filter, Policy};
 
 use crate::command::Command;
 use crate::error::Result;
+use crate::network::Network;
 use crate::prepare::Prepared;
 use crate::rlimit::Resource;
 
@@ -87,6 +88,8 @@ pub(crate) struct Spec {
     pub(crate) namespaces: Namespaces,
     pub(crate) root: View,
     pub(crate) mounts: Vec<Mount>,
+    /// `None`: a loopback in a new network namespace, the host's network otherwise.
+    pub(crate) network: Option<Network>,
     pub(crate) hostname: OsString,
     pub(crate) user: Option<(u32, u32)>,
     pub(crate) maps: Option<Maps>,
@@ -116,6 +119,7 @@ impl Default for SandboxBuilder {
             namespaces: Namespaces::ALL.without(Namespace::Time),
             root: View::Host(HostView::new()),
             mounts: Vec::new(),
+            network: None,
             hostname: "sandbox".into(),
             user: None,
             maps: None,
@@ -190,6 +194,16 @@ impl SandboxBuilder {
     /// Shares a namespace with the host program: `share(Namespace::Net)` gives the payload the host's network.
     pub fn share(mut self, kind: Namespace) -> Self {
         self.spec.namespaces = self.spec.namespaces.without(kind);
+        self
+    }
+
+    /// The network: none, a loopback, the host's, another sandbox's, a place on a bridge, a user-mode one. Behind the
+    /// feature `net`.
+    #[cfg(feature = "net")]
+    pub fn network(mut self, network: Network) -> Self {
+        let namespaces = self.spec.namespaces.without(Namespace::Net);
+        self.spec.namespaces = if network.is_new() { namespaces.with(Namespace::Net) } else { namespaces };
+        self.spec.network = Some(network);
         self
     }
 
