@@ -11,6 +11,7 @@ use palisade_sys::Step;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::launch::Started;
+use crate::network::Connection;
 use crate::output::collect;
 use crate::reaper;
 use crate::sandbox::Lifetime;
@@ -47,6 +48,8 @@ pub struct Child {
 pub(crate) struct Live {
     pub(crate) pidfd: OwnedFd,
     pub(crate) cgroup: Option<OwnedCgroup>,
+    #[cfg_attr(not(feature = "net"), expect(dead_code, reason = "there is none"))]
+    pub(crate) network: Option<Connection>,
 }
 
 impl Live {
@@ -123,6 +126,13 @@ impl Child {
     /// The payload's own cgroup, if it was given one: its statistics and events.
     pub fn cgroup(&self) -> Option<&Cgroup> {
         self.live().cgroup.as_deref()
+    }
+
+    /// Its place on a bridge, if [`Network::bridge`](crate::Network::bridge) gave it one: addresses, published ports.
+    /// Behind the feature `net`.
+    #[cfg(feature = "net")]
+    pub fn port(&self) -> Option<&palisade_net::Port> {
+        self.live().network.as_ref().and_then(Connection::port)
     }
 
     /// Sends a signal to the payload. A payload that is pid 1 of its namespace gets only signals that it has a handler

@@ -16,6 +16,7 @@ use palisade_sys::{Outcome, Step};
 use crate::child::Live;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guard;
+use crate::namespaces::joined;
 use crate::newborn::{Newborn, Watch, control_sockets, read_outcome};
 use crate::plan::Plan;
 use crate::reaper;
@@ -104,8 +105,10 @@ fn perform(plan: &Plan, bench: &mut Bench, watch: &Arc<Watch>) -> Result<Started
     let mut prologue = plan.prologue.image(standard.into_iter().chain(own).chain(passed), stage.number());
 
     let into = cgroup.as_ref().map(AsFd::as_fd);
-    let child = Newborn::clone(plan.clone_flags, into, Arc::clone(watch), bench, &mut prologue)
-        .map_err(|error| plan.clone_error(&error))?;
+    let child = joined(&plan.joins, || {
+        Newborn::clone(plan.clone_flags, into, Arc::clone(watch), bench, &mut prologue)
+            .map_err(|error| plan.clone_error(&error))
+    })?;
     drop(theirs);
     if watch.expired() {
         return Err(timed_out()); // the drop kills it
@@ -129,7 +132,8 @@ fn perform(plan: &Plan, bench: &mut Bench, watch: &Arc<Watch>) -> Result<Started
     if plan.guard {
         child.pidfd.as_ref().map_or(Ok(()), |pidfd| guard::watch_over(pidfd.as_fd(), bench))?;
     }
-    if plan.maps.is_some() || plan.guard {
+    let network = plan.wiring.as_ref().map(|wiring| wiring.connect(&child, bench)).transpose()?;
+    if plan.waits {
         // EPIPE: it has ended already; why is in the image.
         match send(control.as_raw_fd(), &[1], MsgFlags::MSG_NOSIGNAL) {
             Ok(_) | Err(nix::errno::Errno::EPIPE | nix::errno::Errno::ECONNRESET) => {}
@@ -141,7 +145,7 @@ fn perform(plan: &Plan, bench: &mut Bench, watch: &Arc<Watch>) -> Result<Started
     wait_for_end(control).map_err(|error| Error::call(Step::Stage, "read from the stage", &error))?;
     conclude(plan, &image, &name, &child)?;
     let (pid, pidfd) = child.take().ok_or_else(timed_out)?;
-    let live = Some(Live { pidfd, cgroup });
+    let live = Some(Live { pidfd, cgroup, network });
     Ok(Started { pid, live, streams: [stdin.parent, stdout.parent, stderr.parent] })
 }
 

@@ -7,6 +7,7 @@ mod guard;
 #[cfg(feature = "k8s")]
 pub mod k8s;
 mod launch;
+mod namespaces;
 #[cfg_attr(not(feature = "net"), path = "network_off.rs")]
 mod network;
 mod newborn;
@@ -27,6 +28,7 @@ mod sys;
 pub use child::{Child, Output};
 pub use command::Command;
 pub use error::{Error, ErrorKind, Result};
+pub use namespaces::Ipc;
 #[cfg(feature = "net")]
 pub use network::Network;
 pub use order::Session;

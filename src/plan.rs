@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 
 use palisade_cgroup::{Cgroup, Limits, OwnedCgroup};
 use palisade_creds::PreparedMaps;
-use palisade_ns::Namespaces;
+use palisade_ns::{AnyNs, Namespace, Namespaces};
 use palisade_sys::{Fault, Image, Program, Slot, Step};
 
 use crate::child::Child;
 use crate::error::{Error, Result};
 use crate::guard::{guarded, of_cgroup};
 use crate::launch::launch;
+use crate::network::Wiring;
 use crate::order::{Payload, stage_program};
 use crate::prologue::Prologue;
 use crate::sandbox::{Lifetime, Sandbox};
@@ -34,6 +35,8 @@ use crate::stdio::Stdio;
 pub struct Plan {
     pub(crate) clone_flags: u64,
     namespaces: Namespaces,
+    /// Joined by the thread that clones.
+    pub(crate) joins: Vec<AnyNs>,
     pub(crate) cgroup: Option<(Limits, Option<Cgroup>)>,
     pub(crate) sources: Program,
     pub(crate) source_slots: Vec<Slot>,
@@ -41,6 +44,9 @@ pub struct Plan {
     pub(crate) maps: Option<PreparedMaps>,
     /// A guard must stand before the payload begins.
     pub(crate) guard: bool,
+    pub(crate) wiring: Option<Wiring>,
+    /// The child waits for a byte.
+    pub(crate) waits: bool,
     pub(crate) stage: Program,
     /// Inputs of the stage's program: its name.
     stage_name: [Slot; 2],
@@ -69,8 +75,9 @@ impl Plan {
         let prepared = &sandbox.prepared;
         let (stage, stage_name) = stage_program(prepared, payload);
         Self {
-            clone_flags: prepared.namespaces.bits(),
+            clone_flags: at_clone(prepared.namespaces).bits(),
             namespaces: prepared.namespaces,
+            joins: prepared.joins.clone(),
             cgroup: prepared.cgroup.clone(),
             prologue: Prologue::new(
                 prepared.view.trees.len() + descriptors.len(),
@@ -80,6 +87,8 @@ impl Plan {
             source_slots: prepared.view.trees.clone(),
             maps: prepared.maps.clone(),
             guard: prepared.guard,
+            wiring: prepared.wiring.clone(),
+            waits: prepared.waits(),
             stage,
             stage_name,
             stdio,
@@ -170,9 +179,14 @@ impl Plan {
         if self.cgroup.is_some() {
             flags.push("CLONE_INTO_CGROUP".into());
         }
-        flags.extend(self.namespaces.iter().map(|kind| kind.flag_name().to_owned()));
+        flags.extend(at_clone(self.namespaces).iter().map(|kind| kind.flag_name().to_owned()));
         flags.join("|")
     }
+}
+
+/// Those that clone3 makes: a time namespace takes no member before its offsets are written.
+fn at_clone(namespaces: Namespaces) -> Namespaces {
+    namespaces.without(Namespace::Time)
 }
 
 impl fmt::Display for Plan {
@@ -192,6 +206,9 @@ impl fmt::Display for Plan {
             write!(f, "{}", self.sources)?;
         }
         writeln!(f, "== host program: clone")?;
+        for namespace in &self.joins {
+            writeln!(f, "    setns({namespace}), and back after the clone")?;
+        }
         writeln!(f, "    clone3({})", self.clone_text())?;
         writeln!(f, "== child, in the host program's memory, which is suspended")?;
         write!(f, "{}", self.prologue.program)?;
@@ -205,7 +222,13 @@ impl fmt::Display for Plan {
             writeln!(f, "== host program: guard")?;
             writeln!(f, "    a process that kills the payload when the host program has ended")?;
         }
-        if self.maps.is_some() || self.guard {
+        if let Some(wiring) = &self.wiring {
+            writeln!(f, "== host program: network")?;
+            for line in wiring.to_string().lines() {
+                writeln!(f, "    {line}")?;
+            }
+        }
+        if self.waits {
             writeln!(f, "    send the stage its go")?;
         }
         writeln!(f, "== child, in memory of its own: the stage")?;

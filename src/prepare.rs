@@ -9,13 +9,14 @@ use palisade_creds::{
     Capability, CapabilitySet, Credentials, Gid, IdMap, Maps, PreparedIdentity, PreparedMaps, Setgroups,
     ThreadCapabilities, Uid,
 };
-use palisade_fsroot::{Mount, PreparedRoot, Root};
-use palisade_ns::{Hostname, Namespace, Namespaces, loopback_up};
+use palisade_fsroot::{Dev, Mount, PreparedRoot, Root};
+use palisade_ns::{AnyNs, Hostname, Namespace, Namespaces, TimeOffsets, loopback_up};
 use palisade_secfilter::{Filter, Install, SeccompData, Syscall, presets};
 use palisade_sys::{FD_PASSED, Program, Slot, Step};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::network::{Network, Wiring};
+use crate::namespaces::{Ipc, can_be_joined};
+use crate::network::{Etc, Network, Wiring};
 use crate::newborn::user_namespace;
 use crate::rlimit::Resource;
 use crate::sandbox::{Calls, Lifetime, Spec, View};
@@ -24,6 +25,9 @@ use crate::sandbox::{Calls, Lifetime, Spec, View};
 #[derive(Debug)]
 pub(crate) struct Prepared {
     pub(crate) namespaces: Namespaces,
+    /// Joined by the thread that clones.
+    pub(crate) joins: Vec<AnyNs>,
+    pub(crate) time: Option<TimeOffsets>,
     pub(crate) view: Split,
     pub(crate) masks: Program,
     /// Owns the descriptors that the programs above know by number.
@@ -46,6 +50,13 @@ pub(crate) struct Prepared {
     /// The payload could do away with its parent-death signal, and no cgroup's guard would end it.
     pub(crate) guard: bool,
     pub(crate) setup_timeout: Duration,
+}
+
+impl Prepared {
+    /// Whether the child waits until its parent has done its part: maps, a guard, a network.
+    pub(crate) fn waits(&self) -> bool {
+        self.maps.is_some() || self.guard || self.wiring.is_some()
+    }
 }
 
 /// The programs that build the view.
@@ -116,7 +127,10 @@ impl Prepared {
         check_namespaces(&spec, &caller, &mut conflicts);
         check_limits(&spec, &caller, &mut conflicts);
         check_env(&spec, &mut conflicts);
-        spec.network.iter().flat_map(|network| network.conflicts(&spec)).for_each(|wrong| conflicts.add(wrong));
+        spec.network
+            .iter()
+            .flat_map(|network| network.conflicts(&spec))
+            .for_each(|wrong| conflicts.add(wrong));
         let filter = compile(&spec, &mut conflicts);
         let supported = conflicts.check("capabilities", CapabilitySet::supported());
         if let Some(supported) = supported {
@@ -164,6 +178,9 @@ impl Prepared {
         if loopback {
             setup = setup.with(Capability::NetAdmin);
         }
+        if new(Namespace::Time) {
+            setup = setup.with(Capability::SysTime);
+        }
         if identity.change && maps.is_some() {
             // The first identity, before files are made.
             setup = setup.with(Capability::Setuid).with(Capability::Setgid);
@@ -175,6 +192,8 @@ impl Prepared {
         let limits = with_default_limits(&spec, new(Namespace::User))?;
         Ok(Self {
             namespaces: spec.namespaces,
+            time: new(Namespace::Time).then_some(spec.time),
+            joins: spec.joins.clone(),
             view,
             masks: root.masks(),
             _root: root,
@@ -321,13 +340,33 @@ fn check_namespaces(spec: &Spec, caller: &Caller, conflicts: &mut Conflicts) {
     if !new(Namespace::Mount) {
         conflicts.add("namespaces: the view is built in a new mount namespace, which can't be shared");
     }
-    if new(Namespace::Time) {
-        conflicts.add("namespaces: a time namespace is made with its offsets, not by clone");
+    for namespace in &spec.joins {
+        let kind = namespace.kind();
+        if let Err(why) = can_be_joined(kind) {
+            conflicts.add(format!("join: {namespace}: {why}"));
+        } else if new(kind) {
+            conflicts.add(format!(
+                "join: {namespace}, and a new {kind} namespace: leave {kind} out of namespaces"
+            ));
+        } else if !caller.privileged {
+            conflicts.add(format!("join: {namespace}: takes CAP_SYS_ADMIN outside of a new user namespace"));
+        }
+    }
+    let joins = |kind| spec.joins.iter().any(|namespace| namespace.kind() == kind);
+    match &spec.ipc {
+        Ipc::Host if new(Namespace::Ipc) || joins(Namespace::Ipc) => {
+            conflicts.add("ipc: the host's /dev/shm goes with the host's ipc namespace: share it");
+        }
+        Ipc::Of(..) if !joins(Namespace::Ipc) => {
+            conflicts.add("ipc: a later setter has taken back the joined namespace");
+        }
+        _ => {}
     }
     if !new(Namespace::User) && !caller.privileged {
         conflicts.add("namespaces: without privileges everything else needs a new user namespace");
     }
-    if !new(Namespace::Pid) && spec.cgroup.is_none() && spec.lifetime == Lifetime::Host {
+    let ends = new(Namespace::Pid) || joins(Namespace::Pid);
+    if !ends && spec.cgroup.is_none() && spec.lifetime == Lifetime::Host {
         conflicts.add(
             "namespaces: with neither a pid namespace nor a cgroup, descendants of the payload can't be ended for \
              sure: take one of them, or Lifetime::Detached",
@@ -417,6 +456,7 @@ fn with_default_limits(spec: &Spec, user_namespace: bool) -> Result<Vec<(Resourc
 /// The root to prepare: the view of the host knows the payload's user and name, and has a resolver where it has the
 /// host's network.
 fn view(spec: &Spec, mounts: Vec<Mount>, identity: &Identity) -> Root {
+    let etc = || spec.network.as_ref().map(|network| network.etc(&spec.hostname.to_string_lossy()));
     let root = match &spec.root {
         View::Own(root) => root.clone(),
         View::Host(view) => {
@@ -424,13 +464,35 @@ fn view(spec: &Spec, mounts: Vec<Mount>, identity: &Identity) -> Root {
             if let Some(name) = spec.hostname.to_str() {
                 view = view.host_name(name);
             }
-            if !spec.namespaces.contains(Namespace::Net) {
+            let hosts = spec
+                .network
+                .as_ref()
+                .map_or_else(|| !spec.namespaces.contains(Namespace::Net), Network::is_the_hosts);
+            if hosts {
                 view = view.resolv_conf();
             }
-            view.into()
+            etc().into_iter().fold(view, |view, etc| etc.into_view(view)).into()
         }
     };
-    mounts.into_iter().fold(root, Root::mount)
+    let over = match &spec.root {
+        View::Own(_) => etc(),
+        View::Host(_) => None,
+    };
+    let mut root =
+        mounts.into_iter().chain(over.into_iter().flat_map(Etc::mounts)).fold(root, Root::mount).change_dev(
+            |dev| {
+                let dev = spec.ipc.dress(dev);
+                spec.devices.iter().fold(dev, Dev::device)
+            },
+        );
+    if let Some(masks) = &spec.masks {
+        root = root.masks(masks.clone());
+    }
+    if let Some(propagation) = spec.propagation {
+        root = root.propagation(propagation);
+    }
+    let root = spec.hidden.iter().fold(root, Root::hide);
+    spec.protected.iter().fold(root, Root::protect)
 }
 
 /// What a privileged caller binds writable belongs to somebody whom the payload's user namespace does not know, as a

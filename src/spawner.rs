@@ -18,6 +18,9 @@ use crate::sys::{BlockSignals, ChildStack, run_here};
 #[derive(Debug)]
 pub(crate) struct Bench {
     pub(crate) stack: ChildStack,
+    /// A panic left the thread in namespaces that may not be its own: it makes no more children. It stays, since with it
+    /// end those that it has.
+    pub(crate) astray: bool,
 }
 
 /// Work for a spawner thread; what it returns hands over the result, once the thread is idle again.
@@ -48,6 +51,7 @@ pub(crate) fn start<T: Send + 'static>(
     let (answer, result) = channel();
     let mut job: Job = Box::new(move |bench| {
         let done = catch_unwind(AssertUnwindSafe(|| job(bench)));
+        bench.astray = done.is_err();
         // Where the receiver has given up, the value is dropped, and a dropped child is killed. After a panic (its
         // message was printed) nothing is sent, and the receiver sees a closed channel.
         Box::new(move || drop(done.map(|done| answer.send(done))))
@@ -124,12 +128,14 @@ fn start_spawner(first: Job) -> io::Result<()> {
     let stack = ChildStack::new()?;
     let (sender, jobs) = channel::<Job>();
     spawn_quietly("palisade-spawn", move || {
-        let mut bench = Bench { stack };
+        let mut bench = Bench { stack, astray: false };
         let mut job = first;
         loop {
             let deliver = job(&mut bench);
             // Idle before the result is out, so that a caller's next spawn finds this thread.
-            lock().idle.push(sender.clone());
+            if !bench.astray {
+                lock().idle.push(sender.clone());
+            }
             deliver();
             match jobs.recv() {
                 Ok(next) => job = next,

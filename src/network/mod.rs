@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use palisade_net::nft::Protocol;
 use palisade_net::policy::PolicyRule;
 use palisade_net::{Bridge, IfName, PortSpec};
-use palisade_ns::{AnyNs, Namespace};
+use palisade_ns::{AnyNs, Namespace, Ns, kind};
 
 use crate::sandbox::{Lifetime, Spec};
 
@@ -31,7 +31,7 @@ pub(crate) use wiring::{Connection, Wiring};
 /// let network = Network::bridge(&bridge)
 ///     .publish(Protocol::TCP, 8080, 80)
 ///     .allow_egress((database, PortSelector::tcp(5432)))
-///     .host("db", [10, 6, 0, 7]);
+///     .add_host("db", [10, 6, 0, 7]);
 /// let child = Sandbox::builder().network(network).build()?.command("/usr/bin/server").spawn()?;
 /// println!("{:?}", child.port().map(palisade::net::Port::addresses));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -57,7 +57,7 @@ enum Mode {
     Host,
     Join(AnyNs),
     Bridge(Bridge),
-    UserMode,
+    User,
 }
 
 impl Network {
@@ -91,12 +91,10 @@ impl Network {
     }
 
     /// The namespace behind a handle, say another sandbox's (`Ns::<kind::Net>::of_pidfd(child.pidfd())?`): what Docker
-    /// calls `container:NAME`. It stays as it is; the payload has no power over it.
-    ///
-    /// The thread that spawns enters it for the moment of the clone, which takes `CAP_SYS_ADMIN` in the host program's
-    /// user namespace and in the one that owns the handle's.
-    pub fn join(namespace: impl Into<AnyNs>) -> Self {
-        Self::new(Mode::Join(namespace.into()))
+    /// calls `container:NAME`. The same as [`SandboxBuilder::join`](crate::SandboxBuilder::join), whose page says what it
+    /// takes.
+    pub fn join(namespace: impl Into<Ns<kind::Net>>) -> Self {
+        Self::new(Mode::Join(namespace.into().into()))
     }
 
     /// A place on a bridge: an address of each of its networks, a default route, published ports. Everything that guards
@@ -117,7 +115,7 @@ impl Network {
     /// Needs `/dev/net/tun` to be open to the host program's user.
     #[doc(alias = "slirp4netns")]
     pub fn user_mode() -> Self {
-        Self::new(Mode::UserMode)
+        Self::new(Mode::User)
     }
 
     /// With [`bridge`](Self::bridge): this address, instead of the next free one of its network.
@@ -158,8 +156,9 @@ impl Network {
         self
     }
 
+    #[doc(alias = "hosts")]
     /// A line of `/etc/hosts`, after those of the loopback. In a root of one's own the file must exist, and is covered.
-    pub fn host(mut self, name: impl Into<String>, addr: impl Into<IpAddr>) -> Self {
+    pub fn add_host(mut self, name: impl Into<String>, addr: impl Into<IpAddr>) -> Self {
         self.hosts.push((addr.into(), name.into()));
         self
     }
@@ -181,7 +180,7 @@ impl fmt::Display for Network {
             Mode::Host => f.write_str("host"),
             Mode::Join(namespace) => write!(f, "join {namespace}"),
             Mode::Bridge(_) => f.write_str("bridge"),
-            Mode::UserMode => f.write_str("user-mode"),
+            Mode::User => f.write_str("user-mode"),
         }
     }
 }
@@ -192,8 +191,20 @@ impl Network {
         !matches!(self.mode, Mode::Host | Mode::Join(_))
     }
 
+    /// The namespace of somebody else that is joined.
+    pub(crate) fn joined(&self) -> Option<&AnyNs> {
+        match &self.mode {
+            Mode::Join(namespace) => Some(namespace),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn is_the_hosts(&self) -> bool {
+        matches!(self.mode, Mode::Host)
+    }
+
     pub(crate) fn has_loopback(&self) -> bool {
-        matches!(self.mode, Mode::Loopback | Mode::Bridge(_) | Mode::UserMode)
+        matches!(self.mode, Mode::Loopback | Mode::Bridge(_) | Mode::User)
     }
 
     /// What is wrong with it, or between it and the rest of the specification.
@@ -202,13 +213,14 @@ impl Network {
         let mut add = |wrong: String| out.push(format!("network: {self}: {wrong}"));
         if self.is_new() != spec.namespaces.contains(Namespace::Net) {
             add(if self.is_new() {
-                "it takes a network namespace of its own, which namespaces() or share() took away later".into()
+                "it takes a network namespace of its own, which namespaces() or share() took away later"
+                    .into()
             } else {
                 "namespaces() asked later for a new network namespace, where no other can be entered".into()
             });
         }
         let bridged = matches!(self.mode, Mode::Bridge(_));
-        let outward = bridged || matches!(self.mode, Mode::UserMode);
+        let outward = bridged || matches!(self.mode, Mode::User);
         let set = [
             ("address", !self.addresses.is_empty(), bridged),
             ("interface", self.interface.is_some(), bridged),
@@ -218,18 +230,13 @@ impl Network {
         for (name, _, _) in set.into_iter().filter(|(_, given, fits)| *given && !fits) {
             add(format!("{name} has no meaning with this mode"));
         }
-        if let Mode::Join(namespace) = &self.mode {
-            if namespace.kind() != Namespace::Net {
-                add(format!("the handle is of a {} namespace", namespace.kind()));
-            }
-        }
         if bridged && spec.lifetime == Lifetime::Detached {
             add("a bridge's rules end with the host program, which a detached payload outlives".into());
         }
-        if matches!(self.mode, Mode::UserMode) && spec.lifetime == Lifetime::Detached {
+        if matches!(self.mode, Mode::User) && spec.lifetime == Lifetime::Detached {
             add("its helper ends with the host program, which a detached payload outlives".into());
         }
-        if matches!(self.mode, Mode::UserMode) && !spec.namespaces.contains(Namespace::User) {
+        if matches!(self.mode, Mode::User) && !spec.namespaces.contains(Namespace::User) {
             add("its helper works in the payload's user namespace, and there is none".into());
         }
         let around = [palisade_creds::Capability::NetAdmin, palisade_creds::Capability::NetRaw];
@@ -246,7 +253,7 @@ impl Network {
     /// Files of `/etc` for name resolution.
     pub(crate) fn etc(&self, host_name: &str) -> Etc {
         let defaults = match self.mode {
-            Mode::UserMode => vec![wiring::USER_MODE_RESOLVER],
+            Mode::User => vec![wiring::USER_MODE_RESOLVER],
             _ => Vec::new(),
         };
         let nameservers = if self.nameservers.is_empty() { &defaults } else { &self.nameservers };
@@ -256,6 +263,8 @@ impl Network {
     fn port_spec(&self) -> PortSpec {
         let spec = self.interface.iter().cloned().fold(PortSpec::new(), PortSpec::interface);
         let spec = self.addresses.iter().copied().fold(spec, PortSpec::address);
-        self.publish.iter().fold(spec, |spec, (protocol, outside, inside)| spec.publish(*protocol, *outside, *inside))
+        self.publish
+            .iter()
+            .fold(spec, |spec, (protocol, outside, inside)| spec.publish(*protocol, *outside, *inside))
     }
 }

@@ -4,9 +4,11 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
 use palisade_net::nft::Table;
-use palisade_net::policy::{Cluster, Direction, Group, IpBlock, Options, Peer, Pod, Policy, PolicyRule, Selector};
+use palisade_net::policy::{
+    Cluster, Direction, Group, IpBlock, Options, Peer, Pod, Policy, PolicyRule, Selector,
+};
 use palisade_net::{Bridge, IpPrefix, Netns, Port, PortSpec};
-use palisade_ns::{AnyNs, Join, Namespace};
+use palisade_ns::{AnyNs, Namespace};
 use palisade_sys::Step;
 
 use super::user_mode::UserMode;
@@ -24,7 +26,6 @@ pub(crate) struct Wiring(Kind);
 
 #[derive(Clone, Debug)]
 enum Kind {
-    Join(AnyNs),
     Bridge { bridge: Bridge, port: PortSpec, egress: Option<Vec<PolicyRule>> },
     UserMode { program: UserMode, egress: Option<Vec<PolicyRule>> },
 }
@@ -40,7 +41,7 @@ pub(crate) struct Connection {
 #[derive(Debug)]
 enum Link {
     Bridge(Port),
-    UserMode { _ends_with: std::os::fd::OwnedFd },
+    UserMode { _ends_with: std::os::unix::net::UnixStream },
 }
 
 impl Network {
@@ -48,10 +49,9 @@ impl Network {
     pub(crate) fn wiring(&self) -> Result<Option<Wiring>> {
         let egress = self.egress.clone();
         let kind = match &self.mode {
-            Mode::None | Mode::Loopback | Mode::Host => return Ok(None),
-            Mode::Join(namespace) => Kind::Join(namespace.clone()),
+            Mode::None | Mode::Loopback | Mode::Host | Mode::Join(_) => return Ok(None),
             Mode::Bridge(bridge) => Kind::Bridge { bridge: bridge.clone(), port: self.port_spec(), egress },
-            Mode::UserMode => Kind::UserMode { program: UserMode::find()?, egress },
+            Mode::User => Kind::UserMode { program: UserMode::find()?, egress },
         };
         let wiring = Wiring(kind);
         // So that what can't be compiled fails here and not at each spawn.
@@ -64,43 +64,8 @@ impl Network {
 }
 
 impl Wiring {
-    /// Whether the child has to wait until it is connected.
-    pub(crate) fn waits(&self) -> bool {
-        !matches!(self.0, Kind::Join(_))
-    }
-
-    /// Runs `clone` on this spawner thread, inside the namespace that is to be joined.
-    pub(crate) fn around<T>(&self, bench: &mut Bench, clone: impl FnOnce(&mut Bench) -> T) -> Result<T> {
-        let Kind::Join(namespace) = &self.0 else { return Ok(clone(bench)) };
-        let failed = |error: palisade_ns::Error| {
-            let errno = error.errno();
-            Error::from_source(ErrorKind::Setup, Step::Join, error, errno)
-        };
-        let enter = |namespace: &AnyNs| Join::new().namespace(namespace).prepare()?.run_in_thread();
-        let own = AnyNs::current(Namespace::Net).map_err(failed)?;
-        enter(namespace).map_err(|error| {
-            let new = failed(error).with_object(namespace.to_string());
-            match new.errno() {
-                Some(libc::EPERM) => new.with_hint(
-                    "entering a network namespace takes CAP_SYS_ADMIN in the user namespace that owns it, and in the host \
-                     program's own",
-                ),
-                _ => new,
-            }
-        })?;
-        // Until it is known to be back, no other spawn may use this thread, whatever happens.
-        bench.astray = true;
-        let result = clone(bench);
-        enter(&own).map_err(failed)?;
-        bench.astray = false;
-        Ok(result)
-    }
-
     /// Connects a child that waits.
-    pub(crate) fn connect(&self, child: &Newborn, bench: &mut Bench) -> Result<Option<Connection>> {
-        if let Kind::Join(_) = self.0 {
-            return Ok(None);
-        }
+    pub(crate) fn connect(&self, child: &Newborn, bench: &mut Bench) -> Result<Connection> {
         let pidfd = child.pidfd.as_ref().ok_or_else(|| Error::invalid("the child is gone"))?;
         let namespace = AnyNs::of_pidfd(pidfd, Namespace::Net).map_err(|error| {
             let errno = error.errno();
@@ -110,31 +75,30 @@ impl Wiring {
         // The rules first: no packet leaves before them.
         let own = match self.0 {
             Kind::UserMode { .. } => own_addresses()?,
-            _ => Vec::new(),
+            Kind::Bridge { .. } => Vec::new(),
         };
         if let Some(table) = self.egress_table(&own).map_err(of_net)? {
             inside.apply(&table.into()).map_err(of_net)?;
         }
         let link = match &self.0 {
-            Kind::Join(_) => None,
             Kind::Bridge { bridge, port, .. } => {
                 // A namespace of its own has nothing to protect by these: as Docker's containers have it.
                 inside.set_sysctl("net.ipv4.ip_unprivileged_port_start", "0").map_err(of_net)?;
                 inside.set_sysctl("net.ipv4.ping_group_range", "0 2147483647").map_err(of_net)?;
-                Some(Link::Bridge(bridge.attach(&inside, port).map_err(of_net)?))
+                Link::Bridge(bridge.attach(&inside, port).map_err(of_net)?)
             }
-            Kind::UserMode { program, .. } => {
-                Some(Link::UserMode { _ends_with: program.start(child.pid, bench)? })
-            }
+            Kind::UserMode { program, .. } => Link::UserMode { _ends_with: program.start(child.pid, bench)? },
         };
-        Ok(Some(Connection { maker: std::process::id(), link }))
+        Ok(Connection { maker: std::process::id(), link: Some(link) })
     }
 
     /// The rules for the inside of the sandbox: nothing leaves but what is allowed.
     fn egress_table(&self, own: &[IpAddr]) -> palisade_net::Result<Option<Table>> {
         let rules = match &self.0 {
-            Kind::Join(_) | Kind::Bridge { egress: None, .. } => return Ok(None),
-            Kind::Bridge { egress: Some(rules), .. } | Kind::UserMode { egress: Some(rules), .. } => rules.clone(),
+            Kind::Bridge { egress: None, .. } => return Ok(None),
+            Kind::Bridge { egress: Some(rules), .. } | Kind::UserMode { egress: Some(rules), .. } => {
+                rules.clone()
+            }
             // What the host program itself listens on is not the world outside, nor is where clouds keep credentials.
             Kind::UserMode { egress: None, .. } => {
                 let block = |all: IpPrefix, link_local: IpPrefix| {
@@ -158,7 +122,6 @@ impl fmt::Display for Wiring {
     /// For plans: a line for each thing that is done.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Kind::Join(namespace) => return writeln!(f, "setns({namespace}) on this thread, for the moment of the clone"),
             Kind::Bridge { .. } => {}
             Kind::UserMode { program, .. } => writeln!(f, "start {program}")?,
         }
@@ -167,7 +130,7 @@ impl fmt::Display for Wiring {
         }
         match &self.0 {
             Kind::Bridge { port, .. } => writeln!(f, "attach to the bridge: {port:?}"),
-            _ => Ok(()),
+            Kind::UserMode { .. } => Ok(()),
         }
     }
 }
