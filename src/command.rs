@@ -11,6 +11,7 @@ use std::time::Duration;
 use palisade_sys::Step;
 
 use crate::child::{Child, Output};
+use crate::enter::Target;
 use crate::error::{Error, ErrorKind, Result};
 use crate::order::{Payload, Session};
 use crate::plan::{Handling, Plan};
@@ -27,6 +28,8 @@ use crate::stdio::Stdio;
 #[derive(Clone, Debug)]
 pub struct Command {
     sandbox: Sandbox,
+    /// The living sandbox that it enters, in place of a new one.
+    target: Option<Target>,
     program: OsString,
     arg0: Option<OsString>,
     args: Vec<OsString>,
@@ -46,9 +49,10 @@ pub struct Command {
 const DEFAULT_OUTPUT_LIMIT: u64 = 64 << 20;
 
 impl Command {
-    pub(crate) fn new(sandbox: Sandbox, program: &OsStr) -> Self {
+    pub(crate) fn new(sandbox: Sandbox, target: Option<Target>, program: &OsStr) -> Self {
         Self {
             sandbox,
+            target,
             program: program.to_owned(),
             arg0: None,
             args: Vec::new(),
@@ -247,8 +251,8 @@ impl Command {
                 .with_object(self.program.to_string_lossy())
                 .with_hint("give the program's path, or set PATH with env")
         })?;
-        let handling =
-            Handling { stdio, descriptors, timeout: self.timeout, output_limit: self.output_limit };
+        let (timeout, output_limit) = (self.timeout, self.output_limit);
+        let handling = Handling { target: self.target.clone(), stdio, descriptors, timeout, output_limit };
         Ok(Plan::new(&self.sandbox, &payload, handling))
     }
 

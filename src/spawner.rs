@@ -11,6 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use palisade_sys::{Fault, Program, Step};
 
+use crate::collector::{Watched, collect};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::{BlockSignals, ChildStack, run_here};
 
@@ -21,6 +22,17 @@ pub(crate) struct Bench {
     /// A panic left the thread in namespaces that may not be its own: it makes no more children. It stays, since with it
     /// end those that it has.
     pub(crate) astray: bool,
+    /// What a thread that stands apart has cloned, to be waited for.
+    pub(crate) watched: Option<Watched>,
+}
+
+/// Which thread is to do some work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Thread {
+    /// Any: its children are waited for by whoever has their pidfds.
+    Any,
+    /// One that has no children, and waits for all that the work leaves it before it takes other work.
+    Apart,
 }
 
 /// Work for a spawner thread; what it returns hands over the result, once the thread is idle again.
@@ -32,20 +44,24 @@ type Delivery = Box<dyn FnOnce()>;
 struct Pool {
     process: u32,
     idle: Vec<Sender<Job>>,
+    /// Those that stand apart.
+    childless: Vec<Sender<Job>>,
     /// The thread that starts the others.
     mother: Option<Sender<Birth>>,
 }
 
 /// A thread to start with its first job, and where to say how that went.
-type Birth = (Job, Sender<Result<()>>);
+type Birth = (Job, Thread, Sender<Result<()>>);
 
-static POOL: Mutex<Pool> = Mutex::new(Pool { process: 0, idle: Vec::new(), mother: None });
+static POOL: Mutex<Pool> =
+    Mutex::new(Pool { process: 0, idle: Vec::new(), childless: Vec::new(), mother: None });
 
 /// Stack of a spawner thread: it builds programs and errors, nothing deep.
 const THREAD_STACK: usize = 256 << 10;
 
 /// Runs `job` on a spawner thread; the receiver gets its result, or is disconnected if it panicked.
 pub(crate) fn start<T: Send + 'static>(
+    which: Thread,
     job: impl FnOnce(&mut Bench) -> Result<T> + Send + 'static,
 ) -> Result<Receiver<Result<T>>> {
     let (answer, result) = channel();
@@ -56,13 +72,13 @@ pub(crate) fn start<T: Send + 'static>(
         // message was printed) nothing is sent, and the receiver sees a closed channel.
         Box::new(move || drop(done.map(|done| answer.send(done))))
     });
-    while let Some(thread) = take_idle() {
+    while let Some(thread) = take_idle(which) {
         match thread.send(job) {
             Ok(()) => return Ok(result),
             Err(refused) => job = refused.0,
         }
     }
-    new_thread(job)?;
+    new_thread(job, which)?;
     Ok(result)
 }
 
@@ -77,17 +93,27 @@ fn lock() -> MutexGuard<'static, Pool> {
     if pool.process != process {
         pool.process = process;
         pool.idle.clear();
+        pool.childless.clear();
         pool.mother = None;
     }
     pool
 }
 
-fn take_idle() -> Option<Sender<Job>> {
-    lock().idle.pop()
+impl Pool {
+    fn idle(&mut self, which: Thread) -> &mut Vec<Sender<Job>> {
+        match which {
+            Thread::Any => &mut self.idle,
+            Thread::Apart => &mut self.childless,
+        }
+    }
+}
+
+fn take_idle(which: Thread) -> Option<Sender<Job>> {
+    lock().idle(which).pop()
 }
 
 /// Has the mother thread start one.
-fn new_thread(first: Job) -> Result<()> {
+fn new_thread(first: Job, which: Thread) -> Result<()> {
     let (answer, started) = channel();
     {
         let mut pool = lock();
@@ -95,7 +121,7 @@ fn new_thread(first: Job) -> Result<()> {
             pool.mother = Some(start_mother().map_err(|error| no_thread(&error))?);
         }
         let mother = pool.mother.as_ref().ok_or_else(panicked)?;
-        mother.send((first, answer)).map_err(|_| panicked())?;
+        mother.send((first, which, answer)).map_err(|_| panicked())?;
     }
     started.recv().unwrap_or_else(|_| Err(panicked()))
 }
@@ -112,37 +138,52 @@ fn start_mother() -> io::Result<Sender<Birth>> {
     let (sender, births) = channel::<Birth>();
     spawn_quietly("palisade-mother", move || {
         let mut keyring = Err(Fault { index: 0, errno: 0, bit: 0 });
-        while let Ok((first, answer)) = births.recv() {
+        while let Ok((first, which, answer)) = births.recv() {
             if keyring.is_err() {
                 keyring = run_here(&mut keyring_program().image());
             }
             let joined = keyring.map_err(|fault| Error::explained(keyring_program().explain(fault)));
             // Where nobody waits for the answer any more, nobody misses it.
-            drop(answer.send(joined.and_then(|()| start_spawner(first).map_err(|error| no_thread(&error)))));
+            drop(
+                answer.send(
+                    joined.and_then(|()| start_spawner(first, which).map_err(|error| no_thread(&error))),
+                ),
+            );
         }
     })?;
     Ok(sender)
 }
 
-fn start_spawner(first: Job) -> io::Result<()> {
+fn start_spawner(first: Job, which: Thread) -> io::Result<()> {
     let stack = ChildStack::new()?;
     let (sender, jobs) = channel::<Job>();
     spawn_quietly("palisade-spawn", move || {
-        let mut bench = Bench { stack, astray: false };
+        let mut bench = Bench { stack, astray: false, watched: None };
         let mut job = first;
         loop {
             let deliver = job(&mut bench);
-            // Idle before the result is out, so that a caller's next spawn finds this thread.
-            if !bench.astray {
-                lock().idle.push(sender.clone());
+            if which == Thread::Apart {
+                deliver();
+                collect(bench.watched.take().as_ref());
+                offer(&bench, which, &sender);
+            } else {
+                // Idle before the result is out, so that a caller's next spawn finds this thread.
+                offer(&bench, which, &sender);
+                deliver();
             }
-            deliver();
             match jobs.recv() {
                 Ok(next) => job = next,
                 Err(_closed) => return, // never: this thread holds a sender
             }
         }
     })
+}
+
+/// Puts an idle thread where it is found.
+fn offer(bench: &Bench, which: Thread, sender: &Sender<Job>) {
+    if !bench.astray {
+        lock().idle(which).push(sender.clone());
+    }
 }
 
 /// A thread on which no handler of the host program ever runs: it inherits a mask of all signals.

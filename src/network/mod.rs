@@ -12,7 +12,7 @@ use palisade_net::policy::PolicyRule;
 use palisade_net::{Bridge, IfName, PortSpec};
 use palisade_ns::{AnyNs, Namespace, Ns, kind};
 
-use crate::sandbox::{Lifetime, Spec};
+use crate::sandbox::{Lifetime, Spec, View};
 
 pub(crate) use names::Etc;
 pub(crate) use wiring::{Connection, Wiring};
@@ -245,6 +245,10 @@ impl Network {
         }
         if self.egress.is_some() && !spec.namespaces.contains(Namespace::User) && spec.privilege_escalation {
             add("a payload that may gain privileges outside of a user namespace could go around what allow_egress denies".into());
+        }
+        let names = !self.hosts.is_empty() || !self.nameservers.is_empty();
+        if matches!(spec.root, View::Shared) && (names || matches!(self.mode, Mode::User)) {
+            add("names are resolved by files of /etc, and this root is the host program's".into());
         }
         names::check(&self.hosts, &self.nameservers, &mut add);
         out
