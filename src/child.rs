@@ -14,10 +14,12 @@ use palisade_sys::Step;
 
 use crate::collector::Collector;
 use crate::command::Command;
+use crate::enforced::{Enforced, Verifier};
 use crate::enter::{Origin, Target};
 use crate::error::{Error, ErrorKind, Result};
 use crate::launch::Started;
 use crate::network::Connection;
+use crate::newborn::process_of;
 use crate::output::collect;
 use crate::plan::Supervision;
 use crate::reaper;
@@ -64,6 +66,8 @@ pub(crate) struct Live {
     pub(crate) network: Option<Connection>,
     /// Waits for it, if it entered a living sandbox; else that is for its child to do.
     pub(crate) collector: Option<Arc<Collector>>,
+    /// What was read back, and how to read it again.
+    pub(crate) verifier: Verifier,
 }
 
 impl Live {
@@ -178,6 +182,28 @@ impl Child {
         let origin = Origin::Ours(self.cgroup.clone());
         let target = Target { pidfd: Arc::clone(&self.live().pidfd), origin };
         Command::new(self.sandbox.clone(), Some(target), program.as_ref())
+    }
+
+    /// What was asked to confine the payload, and what the kernel said about each when it was started.
+    pub fn enforced(&self) -> &Enforced {
+        &self.live().verifier.report
+    }
+
+    /// Reads the kernel back now. The payload may have changed things meanwhile, as far as it may: dropped what it
+    /// had, lowered a limit, added a filter, with capabilities more than that. So a difference is no error here, and it
+    /// is for the caller to judge.
+    ///
+    /// # Errors
+    /// The payload has ended, or the host program has no /proc of its pid namespace.
+    pub fn verify(&self) -> Result<Enforced> {
+        let process = match self.status {
+            Some(_) => Err("it has ended".to_owned()),
+            None => process_of(self.pid, self.pidfd()),
+        };
+        let process = process.map_err(|why| {
+            Error::new(ErrorKind::Supervise, Step::Supervise, format!("the payload can't be read: {why}"))
+        })?;
+        Ok(self.live().verifier.later(&process, self.cgroup()))
     }
 
     /// Its place on a bridge, if [`Network::bridge`](crate::Network::bridge) gave it one: addresses, published ports.

@@ -12,10 +12,10 @@ use palisade_sys::Step;
 
 use crate::child::{Child, Output};
 use crate::enter::Target;
+use crate::environment;
 use crate::error::{Error, ErrorKind, Result};
 use crate::order::{Payload, Session};
 use crate::plan::{Handling, Plan};
-use crate::prepare::env_problem;
 use crate::rlimit::Resource;
 use crate::sandbox::Sandbox;
 use crate::status::ExitStatus;
@@ -315,7 +315,7 @@ impl Command {
         for (name, value) in &self.env {
             env.retain(|(known, _)| known != name);
             if let Some(value) = value {
-                wrong.extend(env_problem(name, value));
+                wrong.extend(environment::problem(name, value));
                 env.push((name.clone(), value.clone()));
             }
         }

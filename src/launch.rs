@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, send};
-use palisade_cgroup::OwnedCgroup;
+use palisade_cgroup::{Cgroup, OwnedCgroup};
 use palisade_sys::{Outcome, Step};
 
 use crate::child::Live;
 use crate::collector::{Collector, Watched, collect, has_name};
+use crate::enforced::{OwnNamespaces, Verifier};
 use crate::enter::{Way, follow};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guard;
@@ -114,6 +115,7 @@ pub(crate) struct Standing {
     streams: [Option<OwnedFd>; 3],
     /// Waits for it, if it entered a living sandbox.
     collector: Option<Arc<Collector>>,
+    verifier: Verifier,
     pub(crate) plan: Plan,
 }
 
@@ -193,7 +195,32 @@ fn perform(plan: Plan, way: Option<&Way>, bench: &mut Bench, watch: &Arc<Watch>)
         go(&control, Step::IdMaps)?;
     }
     let streams = [stdin.parent, stdout.parent, stderr.parent];
-    Ok(Standing { child, control, image, name, cgroup, network, streams, collector, plan })
+    let own = bench.own_namespaces.get_or_init(OwnNamespaces::read);
+    let group = cgroup.as_deref().or(way.and_then(|way| way.cgroup.as_ref()));
+    let verifier = verify(&plan, &child, &control, group, own)?;
+    Ok(Standing { child, control, image, name, cgroup, network, streams, collector, verifier, plan })
+}
+
+/// Reads back what became of the restrictions, while the stage waits for that.
+fn verify(
+    plan: &Plan,
+    child: &Newborn,
+    control: &UnixStream,
+    cgroup: Option<&Cgroup>,
+    own: &OwnNamespaces,
+) -> Result<Verifier> {
+    if !plan.verify {
+        return Ok(Verifier::unread(&plan.asked, "SandboxBuilder::verify is off"));
+    }
+    if !said_a_word(control).map_err(|error| Error::call(Step::Stage, "read from the stage", &error))? {
+        return Ok(Verifier::unread(&plan.asked, "it has ended"));
+    }
+    let verifier = match child.process() {
+        Ok(process) => Verifier::before_exec(&plan.asked, process, cgroup, own, plan.target.as_ref())?,
+        Err(why) => Verifier::unread(&plan.asked, why),
+    };
+    go(control, Step::Verification)?;
+    Ok(verifier)
 }
 
 /// Sends the stage the byte that it waits for.
@@ -216,12 +243,18 @@ impl Standing {
     }
 
     fn executed(self) -> Result<Started> {
-        let Self { child, control, image, name, cgroup, network, streams, collector, plan } = self;
+        let Self { child, control, image, name, cgroup, network, streams, collector, mut verifier, plan } =
+            self;
         // The socket closes when the payload is executed, or when the child ends.
-        wait_for_end(control).map_err(|error| Error::call(Step::Stage, "read from the stage", &error))?;
+        while said_a_word(&control)
+            .map_err(|error| Error::call(Step::Stage, "read from the stage", &error))?
+        {}
         conclude(&plan, &image, &name, &child, None)?;
+        if plan.verify {
+            child.process().map_or(Ok(()), |process| verifier.after_exec(process))?;
+        }
         let (pid, pidfd) = child.take().ok_or_else(timed_out)?;
-        let live = Some(Live { pidfd: Arc::new(pidfd), cgroup, network, collector });
+        let live = Some(Live { pidfd: Arc::new(pidfd), cgroup, network, collector, verifier });
         Ok(Started { pid, live, streams })
     }
 }
@@ -263,14 +296,14 @@ fn open_streams(plan: &Plan) -> Result<[Opened; 3]> {
     Ok([open(0)?, open(1)?, open(2)?])
 }
 
-fn wait_for_end(mut control: UnixStream) -> io::Result<()> {
+/// Waits until the stage says a word, which it does when it waits for us; `false` when the socket has closed.
+fn said_a_word(mut control: &UnixStream) -> io::Result<bool> {
     loop {
-        match control.read(&mut [0; 8]) {
-            Ok(0) => return Ok(()),
-            Ok(_) => {}
+        match control.read(&mut [0; 1]) {
+            Ok(count) => return Ok(count > 0),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             // The child ended with the go byte unread.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(false),
             Err(error) => return Err(error),
         }
     }

@@ -1,10 +1,13 @@
 #![doc = include_str!("../README.md")]
 
+mod caller;
 mod child;
 mod collector;
 mod command;
 mod confine;
+mod enforced;
 mod enter;
+mod environment;
 mod error;
 mod guard;
 #[cfg(feature = "k8s")]
@@ -18,6 +21,7 @@ mod order;
 mod output;
 mod plan;
 mod prepare;
+pub mod presets;
 mod prologue;
 mod reaper;
 mod rlimit;
@@ -30,6 +34,7 @@ mod sys;
 
 pub use child::{Child, Output};
 pub use command::Command;
+pub use enforced::{Enforced, Moment, Restriction, State, Subject};
 pub use error::{Error, ErrorKind, Result};
 pub use namespaces::Ipc;
 #[cfg(feature = "net")]

@@ -1,5 +1,6 @@
 //! A child before its payload: cloned, given its ids, watched, and killed unless it is taken.
 
+use std::cell::OnceCell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -7,6 +8,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use palisade_creds::PreparedMaps;
+use palisade_procinfo::{ProcRoot, Process};
 use palisade_sys::{FD_CONTROL, Fd, HEADER_LEN, Image, Outcome, Program, Step};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -22,6 +24,8 @@ pub(crate) struct Newborn {
     pub(crate) pid: u32,
     /// `None` only while it is taken or dropped.
     pub(crate) pidfd: Option<OwnedFd>,
+    /// Its directory in /proc, once it was needed.
+    process: OnceCell<Result<Process, String>>,
     watch: Arc<Watch>,
 }
 
@@ -39,15 +43,24 @@ impl Newborn {
             watch.close();
         })?;
         let pidfd = adopt(watch.pidfd.load(Ordering::SeqCst));
-        Ok(Self { pid, pidfd: Some(pidfd), watch })
+        Ok(Self { pid, pidfd: Some(pidfd), process: OnceCell::new(), watch })
+    }
+
+    /// It, in /proc; or why it is not to be had there.
+    pub(crate) fn process(&self) -> Result<&Process, &str> {
+        let open = || match &self.pidfd {
+            Some(pidfd) => process_of(self.pid, pidfd.as_fd()),
+            None => Err("it was handed over".into()),
+        };
+        self.process.get_or_init(open).as_ref().map_err(String::as_str)
     }
 
     pub(crate) fn give_maps(&self, maps: &PreparedMaps) -> Result<()> {
-        let dir = proc_dir(self.pid).map_err(|error| {
-            Error::call(Step::IdMaps, format!("open /proc/{}", self.pid), &error)
+        let process = self.process().map_err(|why| {
+            Error::new(ErrorKind::Setup, Step::IdMaps, format!("open /proc/{}: {why}", self.pid))
                 .with_hint("the host program needs its /proc, of its own pid namespace, to map ids")
         })?;
-        maps.apply(dir.as_fd()).map_err(|error| {
+        maps.apply(process.as_dir()).map_err(|error| {
             let errno = error.errno();
             Error::from_source(ErrorKind::Setup, Step::IdMaps, error, errno)
         })
@@ -62,6 +75,7 @@ impl Newborn {
         }
         drop(state);
         self.pid = pid;
+        self.process = OnceCell::new();
         if let Some(ended) = self.pidfd.replace(pidfd) {
             // ECHILD: somebody else's wait was faster.
             drop(sys::wait(&ended, true, false));
@@ -226,11 +240,13 @@ pub(crate) fn read_outcome(image: &OwnedFd) -> Result<Outcome> {
     Ok(Outcome::parse(&header))
 }
 
-/// The child's directory in /proc, if that is the /proc of our own pid namespace.
-fn proc_dir(pid: u32) -> io::Result<std::fs::File> {
-    let own = std::fs::read_link("/proc/self")?;
+/// A process in /proc by the number that the pidfd's process has, if this /proc is the one of our own pid namespace.
+pub(crate) fn process_of(pid: u32, pidfd: BorrowedFd<'_>) -> Result<Process, String> {
+    let own = std::fs::read_link("/proc/self").map_err(|error| format!("readlink /proc/self: {error}"))?;
     if own.to_str() != Some(std::process::id().to_string().as_str()) {
-        return Err(io::Error::other("/proc belongs to another pid namespace"));
+        return Err("/proc belongs to another pid namespace".into());
     }
-    std::fs::File::open(format!("/proc/{pid}"))
+    let process = ProcRoot::host().and_then(|root| root.process(pid)).map_err(|error| error.to_string())?;
+    // As long as the process has not ended, the number is its own, and what was opened is it.
+    if sys::has_ended(pidfd) { Err("it has ended".into()) } else { Ok(process) }
 }

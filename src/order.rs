@@ -197,7 +197,7 @@ fn restrict(
         p.append(landlock.program());
     }
 
-    descriptors(p, payload, kept as i32);
+    let control = descriptors(p, payload, kept as i32);
 
     p.at(Step::WorkingDirectory, payload.directory.to_string_lossy());
     let how = OpenHow {
@@ -210,6 +210,13 @@ fn restrict(
     p.close(directory);
 
     limits(p, Step::OpenFiles, |resource| resource == Resource::OpenFiles);
+
+    if sandbox.verify {
+        p.at(Step::Verification, "");
+        let go = p.room(1);
+        p.write_all(control, b"v");
+        p.read_exact(control, go);
+    }
 
     p.at(Step::Signals, "");
     let mut table = |strings: &[CString]| -> Place {
@@ -242,22 +249,24 @@ pub(crate) fn parent_death(p: &mut Program) {
     p.prctl(libc::PR_SET_PDEATHSIG, [libc::SIGKILL as u64, 0, 0, 0]);
 }
 
-/// Closes all that set-up used, and gives the declared descriptors their numbers.
-fn descriptors(p: &mut Program, payload: &Payload, trees: i32) {
+/// Closes all that set-up used, and gives the declared descriptors their numbers. The control socket is left, which
+/// the exec closes.
+fn descriptors(p: &mut Program, payload: &Payload, trees: i32) -> Fd {
     p.at(Step::Descriptors, "");
     if payload.descriptors.is_empty() {
         p.close_range(FD_CONTROL + 1, -1);
-        return;
+        return Fd::number(FD_CONTROL);
     }
     // The targets may be anything above 2, the control socket's number too: everything moves above them first.
     let first = FD_PASSED + trees;
     let count = payload.descriptors.len() as i32;
     let highest = payload.descriptors.iter().copied().max().unwrap_or(0);
     let above = (first + count).max(highest + 1);
-    p.dup_from(Fd::number(FD_CONTROL), above);
+    let control = p.dup_from(Fd::number(FD_CONTROL), above);
     let copies: Vec<_> = (first..first + count).map(|fd| p.dup_from(Fd::number(fd), above)).collect();
     p.close_range(3, above - 1);
     for (copy, &target) in copies.into_iter().zip(&payload.descriptors) {
         p.dup3(copy, target, false);
     }
+    control.into()
 }

@@ -1,13 +1,12 @@
 //! What `build` makes of a specification: everything that all spawns of a sandbox share.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use palisade_cgroup::{Cgroup, DeviceRules, Limits};
 use palisade_creds::{
-    Capability, CapabilitySet, Credentials, Gid, IdMap, Maps, PreparedIdentity, PreparedMaps, Setgroups,
-    ThreadCapabilities, Uid,
+    Capability, CapabilitySet, Credentials, Gid, IdMap, Maps, PreparedIdentity, PreparedMaps, Setgroups, Uid,
 };
 use palisade_fsroot::{Dev, Mount, PreparedRoot, Root};
 use palisade_ns::{AnyNs, Hostname, Namespace, Namespaces, TimeOffsets, loopback_up};
@@ -15,7 +14,10 @@ use palisade_secfilter::landlock::Ruleset;
 use palisade_secfilter::{Filter, Install, SeccompData, Syscall, presets};
 use palisade_sys::{FD_PASSED, Program, Slot, Step};
 
+use crate::caller::Caller;
 use crate::confine::{self, PrivateProc};
+use crate::enforced;
+use crate::environment;
 use crate::error::{Error, ErrorKind, Result};
 use crate::namespaces::{Ipc, can_be_joined};
 use crate::network::{Etc, Network, Wiring};
@@ -57,6 +59,13 @@ pub(crate) struct Prepared {
     /// The payload could do away with its parent-death signal, and no cgroup's guard would end it.
     pub(crate) guard: bool,
     pub(crate) setup_timeout: Duration,
+    pub(crate) sysctls: Vec<(String, String)>,
+    /// An optional label that is not to be had here.
+    pub(crate) label_missing: Option<String>,
+    /// What the mount table has to say of the view.
+    pub(crate) placed: enforced::View,
+    /// Restrictions are read back.
+    pub(crate) verify: bool,
 }
 
 impl Prepared {
@@ -88,7 +97,6 @@ pub(crate) struct Identity {
     pub(crate) drop_groups: bool,
 }
 
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const DEFAULT_OPEN_FILES: u64 = 1024;
 const DEFAULT_PROCESSES: u64 = 4096;
 
@@ -105,7 +113,7 @@ impl Conflicts {
         value.map_err(|error| self.add(format!("{what}: {error}"))).ok()
     }
 
-    fn finish(self) -> Result<()> {
+    pub(crate) fn finish(self) -> Result<()> {
         match &*self.0 {
             [] => Ok(()),
             [one] => Err(Error::invalid(one.clone())),
@@ -133,11 +141,9 @@ impl Prepared {
         let identity = choose_identity(&spec, &caller, user, &mut conflicts);
         check_namespaces(&spec, &caller, &mut conflicts);
         check_limits(&spec, &caller, &mut conflicts);
-        check_env(&spec, &mut conflicts);
-        spec.network
-            .iter()
-            .flat_map(|network| network.conflicts(&spec))
-            .for_each(|wrong| conflicts.add(wrong));
+        environment::check(&spec, &mut conflicts);
+        let network = spec.network.iter().flat_map(|network| network.conflicts(&spec));
+        network.for_each(|wrong| conflicts.add(wrong));
         let filter = compile(&spec, &mut conflicts);
         confine::check(&spec, caller.privileged, &mut conflicts);
         let [private_proc, entering_proc] = confine::private_proc(&spec, &mut conflicts);
@@ -208,6 +214,8 @@ impl Prepared {
             joins: spec.joins.clone(),
             view,
             masks: root.as_ref().map(PreparedRoot::masks).unwrap_or_default(),
+            placed: root.as_ref().map(enforced::View::of).unwrap_or_default(),
+            verify: spec.verify,
             _root: root,
             hostname: new(Namespace::Uts).then(|| hostname.program()),
             network: loopback.then(loopback_up),
@@ -216,11 +224,16 @@ impl Prepared {
             maps,
             credentials,
             setup_capabilities: setup,
+            label_missing: match (&spec.label, &private_proc.label) {
+                (Some(label), None) => Some(label.to_string()),
+                _ => None,
+            },
+            sysctls: spec.sysctls.clone(),
             private_proc,
             entering_proc,
             landlock: confine::landlock(&spec)?,
             filter: filter.as_ref().map(|filter| Install::new(filter).keep_privileges().prepare()),
-            env: base_env(&spec),
+            env: environment::base(&spec),
             limits,
             cgroup: spec.cgroup,
             device_rules: spec.device_rules,
@@ -228,37 +241,6 @@ impl Prepared {
             guard,
             setup_timeout: spec.setup_timeout,
         })
-    }
-}
-
-/// The calling thread's identity, as far as it decides what is possible.
-struct Caller {
-    uid: Uid,
-    gid: Gid,
-    privileged: bool,
-    /// Hard limits may be raised by a child that stays in the caller's user namespace.
-    may_raise_limits: bool,
-    /// Nobody (65534) exists in its user namespace; in one with a single id, or a few, it does not.
-    has_nobody: bool,
-}
-
-impl Caller {
-    fn current() -> Result<Self> {
-        let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
-        let capabilities = ThreadCapabilities::current().map_err(|error| {
-            let errno = error.errno();
-            Error::from_source(ErrorKind::Setup, Step::Prepare, error, errno)
-        })?;
-        let needed = [Capability::SysAdmin, Capability::Setuid, Capability::Setgid];
-        let privileged = needed.into_iter().all(|c| capabilities.effective.contains(c));
-        let ids = Uid::new(uid).zip(Gid::new(gid));
-        let (uid, gid) = ids.ok_or_else(|| Error::invalid("the calling thread has no id"))?;
-        let maps = Maps::current().ok().flatten();
-        let has_nobody = maps.is_none_or(|maps| {
-            maps.uid().to_outside(Uid::NOBODY).is_some() && maps.gid().to_outside(Gid::NOBODY).is_some()
-        });
-        let may_raise_limits = capabilities.effective.contains(Capability::SysResource);
-        Ok(Self { uid, gid, privileged, may_raise_limits, has_nobody })
     }
 }
 
@@ -443,25 +425,6 @@ fn check_limits(spec: &Spec, caller: &Caller, conflicts: &mut Conflicts) {
     }
 }
 
-fn check_env(spec: &Spec, conflicts: &mut Conflicts) {
-    for (name, value) in &spec.env {
-        if let Some(wrong) = env_problem(name, value) {
-            conflicts.add(wrong);
-        }
-    }
-}
-
-/// What is wrong with an environment variable, if anything.
-pub(crate) fn env_problem(name: &OsStr, value: &OsStr) -> Option<String> {
-    let shown = name.to_string_lossy();
-    match (name.as_encoded_bytes(), value.as_encoded_bytes()) {
-        ([], _) => Some("env: a name is empty".into()),
-        (name, _) if name.contains(&b'=') => Some(format!("env: {shown}: a name holds no '='")),
-        (name, value) if name.contains(&0) || value.contains(&0) => Some(format!("env: {shown}: a NUL byte")),
-        _ => None,
-    }
-}
-
 fn compile(spec: &Spec, conflicts: &mut Conflicts) -> Option<Filter> {
     let writes = |item: &Mount| matches!(item, Mount::Bind(bind) if !bind.is_read_only());
     let filter = match &spec.calls {
@@ -599,29 +562,4 @@ fn with_owner(spec: &Spec, item: &Mount, maps: Option<&Maps>, identity: &Identit
     let maps = Maps::new(IdMap::single(owner.0, payload.0), IdMap::single(owner.1, payload.1));
     let namespace = user_namespace(maps.prepare().map_err(failed)?)?;
     Ok(bind.clone().id_mapped(namespace).into())
-}
-
-fn home(root: &View) -> &std::path::Path {
-    match root {
-        View::Host(view) => view.home_dir(),
-        View::Own(_) | View::Shared => "/".as_ref(),
-    }
-}
-
-/// Later ones replace earlier ones of the same name.
-fn base_env(spec: &Spec) -> Vec<(OsString, OsString)> {
-    let mut env: Vec<(OsString, OsString)> = Vec::new();
-    if spec.inherit_env {
-        env.extend(std::env::vars_os());
-    } else {
-        env.push(("PATH".into(), DEFAULT_PATH.into()));
-        env.push(("HOME".into(), home(&spec.root).into()));
-        let kept = ["LANG", "TERM", "TZ"].into_iter();
-        env.extend(kept.filter_map(|name| Some((name.into(), std::env::var_os(name)?))));
-    }
-    for (name, value) in &spec.env {
-        env.retain(|(known, _)| known != name);
-        env.push((name.clone(), value.clone()));
-    }
-    env
 }
