@@ -13,6 +13,7 @@ mod guard;
 #[cfg(feature = "k8s")]
 pub mod k8s;
 mod launch;
+mod lock;
 mod namespaces;
 #[cfg_attr(not(feature = "net"), path = "network_off.rs")]
 mod network;
@@ -31,6 +32,7 @@ mod stage;
 mod status;
 mod stdio;
 mod sys;
+mod view;
 
 pub use child::{Child, Output};
 pub use command::Command;
