@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod caller;
 mod child;
 mod collector;
 mod command;
@@ -12,6 +13,7 @@ mod guard;
 #[cfg(feature = "k8s")]
 pub mod k8s;
 mod launch;
+mod lock;
 mod namespaces;
 mod newborn;
 mod order;
@@ -19,6 +21,7 @@ mod output;
 mod plan;
 mod preflight;
 mod prepare;
+pub mod presets;
 mod prologue;
 mod reaper;
 mod rlimit;
@@ -28,6 +31,7 @@ mod stage;
 mod status;
 mod stdio;
 mod sys;
+mod view;
 
 pub use child::{Child, Output};
 pub use command::Command;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use palisade_cgroup::{Cgroup, Limits, OwnedCgroup};
 use palisade_creds::{Capability, CapabilitySet, PreparedMaps, ThreadCapabilities};
-use palisade_ns::{AnyNs, Namespace, Namespaces};
+use palisade_ns::{AnyNs, Namespaces};
 use palisade_sys::{Fault, Image, Program, Slot, Step};
 
 use crate::child::Child;
@@ -93,13 +93,13 @@ impl Plan {
         let site = if target.is_some() { Site::Living } else { Site::New };
         let stage = stage_program(prepared, payload, site);
         let new = |condition: bool| condition && site == Site::New;
-        let namespaces = if new(true) { prepared.namespaces } else { Namespaces::EMPTY };
+        let namespaces = if new(true) { prepared.early() } else { Namespaces::EMPTY };
         let (kept, capabilities) = match site {
             Site::New => (prepared.view.trees.len(), prepared.setup_capabilities),
             Site::Living => (1, capabilities_to_enter(prepared)),
         };
         Self {
-            clone_flags: at_clone(namespaces).bits(),
+            clone_flags: namespaces.bits(),
             namespaces,
             joins: if new(true) { prepared.joins.clone() } else { Vec::new() },
             cgroup: prepared.cgroup.clone().filter(|_| new(true)),
@@ -231,7 +231,7 @@ impl Plan {
         if self.cgroup.is_some() || self.target.as_ref().is_some_and(Target::has_cgroup) {
             flags.push("CLONE_INTO_CGROUP".into());
         }
-        flags.extend(at_clone(self.namespaces).iter().map(|kind| kind.flag_name().to_owned()));
+        flags.extend(self.namespaces.iter().map(|kind| kind.flag_name().to_owned()));
         flags.join("|")
     }
 }
@@ -244,11 +244,6 @@ fn capabilities_to_enter(sandbox: &Prepared) -> CapabilitySet {
     let held = ThreadCapabilities::current().map_or(CapabilitySet::EMPTY, |held| held.permitted);
     let more = CapabilitySet::EMPTY.with(Capability::SysChroot).with(Capability::SysPtrace);
     sandbox.setup_capabilities | held & more
-}
-
-/// Those that clone3 makes: a time namespace takes no member before its offsets are written.
-fn at_clone(namespaces: Namespaces) -> Namespaces {
-    namespaces.without(Namespace::Time)
 }
 
 impl fmt::Display for Plan {

@@ -107,6 +107,12 @@ impl PreparedRoot {
         needed
     }
 
+    /// Whether a file system of this name (`sysfs`, `mqueue`) is mounted in it.
+    pub fn mounts_filesystem(&self, name: &str) -> bool {
+        let is = |entry: &Entry| matches!(&entry.work, Work::Filesystem { name: other, .. } if other.to_bytes() == name.as_bytes());
+        self.entries.iter().any(is)
+    }
+
     /// Whether a scratch file system is needed: for overlays, whose layers get short names in it, and for files that
     /// are mounted over others.
     pub(crate) fn needs_scratch(&self) -> bool {

@@ -468,6 +468,17 @@ impl Program {
         self.call(libc::SYS_exit_group, [code.into()]);
     }
 
+    /// `wait4` for a child of [`Program::fork`]; how it ended is not looked at.
+    pub fn wait_for_child(&mut self, pid: Slot) {
+        self.call(libc::SYS_wait4, [pid.into(), 0.into(), libc::__WALL.into(), 0.into()]);
+        self.retry();
+    }
+
+    /// `eventfd2`: reading 8 bytes waits until 8 bytes with a number were written. Since Linux 2.6.27.
+    pub fn eventfd(&mut self) -> Slot {
+        self.call(libc::SYS_eventfd2, [0.into(), libc::EFD_CLOEXEC.into()])
+    }
+
     /// `prctl(PR_SET_NAME)` with the 16 bytes in `name`, the last of which is 0.
     pub fn set_name(&mut self, name: Place) {
         self.call(libc::SYS_prctl, [libc::PR_SET_NAME.into(), name.into()]);
