@@ -95,7 +95,7 @@ pub(crate) enum UpperPlan {
 }
 
 impl Work {
-    fn is_mount(&self) -> bool {
+    pub(crate) fn is_mount(&self) -> bool {
         matches!(self, Self::Tree(_) | Self::Filesystem { .. } | Self::Overlay { .. })
     }
 }

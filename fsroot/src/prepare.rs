@@ -91,6 +91,16 @@ impl PreparedRoot {
         if self.entries.iter().any(owned) { SYS_ADMIN | CHOWN | DAC_OVERRIDE | FOWNER } else { SYS_ADMIN }
     }
 
+    /// Whether `/dev/pts` of the view is a devpts of its own, for terminals that no other view has.
+    pub fn has_terminals(&self) -> bool {
+        let covers =
+            |entry: &&Entry| entry.work.is_mount() && Path::new("/dev/pts").starts_with(&entry.shown);
+        let last = self.entries.iter().rev().find(covers);
+        last.is_some_and(
+            |entry| matches!(&entry.work, Work::Filesystem { name, .. } if name.to_bytes() == b"devpts"),
+        )
+    }
+
     /// Whether a scratch file system is needed: for overlays, whose layers get short names in it, and for files that
     /// are mounted over others.
     pub(crate) fn needs_scratch(&self) -> bool {

@@ -326,6 +326,31 @@ impl Program {
         self.call(libc::SYS_ioctl, [fd(file), request.into(), argument.into()]);
     }
 
+    /// `ioctl(TIOCGPTPEER)`: the other end of the pseudoterminal whose multiplexer is open, whatever the path to it
+    /// now leads to. Since Linux 4.13.
+    pub fn terminal_peer(&mut self, multiplexer: impl Into<Fd>) -> Slot {
+        let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+        self.call(libc::SYS_ioctl, [fd(multiplexer), libc::TIOCGPTPEER.into(), flags.into()])
+    }
+
+    /// `sendmsg` of one byte and a descriptor (`SCM_RIGHTS`) through a Unix socket.
+    pub fn send_descriptor(&mut self, socket: impl Into<Fd>, file: impl Into<Fd>) {
+        let byte = self.bytes(b"d");
+        let iov = self.bytes(&[u64::from(byte.offset), 1].map(u64::to_le_bytes).concat());
+        self.relocate(iov.part(0, 8));
+        // struct cmsghdr: its length with one descriptor, the level and the type; room for the number.
+        let kind = u64::from(libc::SOL_SOCKET as u32) | u64::from(libc::SCM_RIGHTS as u32) << 32;
+        let rights = self.bytes(&[20, kind, 0].map(u64::to_le_bytes).concat());
+        self.store(rights.part(16, 4), file.into());
+        // struct msghdr: no address; then one iovec, the control data and its length, no flags.
+        let words = [0, 0, u64::from(iov.offset), 1, u64::from(rights.offset), 24, 0];
+        let header = self.bytes(&words.map(u64::to_le_bytes).concat());
+        self.relocate(header.part(16, 8));
+        self.relocate(header.part(32, 8));
+        self.call(libc::SYS_sendmsg, [fd(socket), header.into(), libc::MSG_NOSIGNAL.into()]);
+        self.expect(1).retry();
+    }
+
     /// `ioctl` with a number.
     pub fn ioctl_value(&mut self, file: impl Into<Fd>, request: u64, argument: u64) {
         self.call(libc::SYS_ioctl, [fd(file), request.into(), argument.into()]);
@@ -407,6 +432,48 @@ impl Program {
     /// `setpgid(0, group)`.
     pub fn setpgid(&mut self, group: i32) {
         self.call(libc::SYS_setpgid, [0.into(), group.into()]);
+    }
+
+    /// `setpriority(PRIO_PROCESS, 0, nice)`.
+    pub fn setpriority(&mut self, nice: i32) {
+        self.call(libc::SYS_setpriority, [libc::PRIO_PROCESS.into(), 0.into(), nice.into()]);
+    }
+
+    /// `sched_setscheduler(0, policy, {priority})`.
+    pub fn sched_setscheduler(&mut self, policy: i32, priority: i32) {
+        let parameter = self.bytes(&priority.to_le_bytes());
+        self.call(libc::SYS_sched_setscheduler, [0.into(), policy.into(), parameter.into()]);
+    }
+
+    /// `sched_setattr(0, {SCHED_DEADLINE, …})`; nanoseconds. Since Linux 3.14.
+    pub fn sched_deadline(&mut self, runtime: u64, deadline: u64, period: u64) {
+        const SCHED_ATTR_SIZE: u64 = 48;
+        let head = SCHED_ATTR_SIZE | (libc::SCHED_DEADLINE as u64) << 32;
+        let words = [head, 0, 0, runtime, deadline, period];
+        let attr = self.bytes(&words.map(u64::to_le_bytes).concat());
+        self.call(libc::SYS_sched_setattr, [0.into(), attr.into(), 0.into()]);
+    }
+
+    /// `sched_setaffinity(0, mask)`: bit n of the words is CPU n.
+    pub fn sched_setaffinity(&mut self, mask: &[u64]) {
+        let mask = self.bytes(&mask.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>());
+        self.call(libc::SYS_sched_setaffinity, [0.into(), mask.len().into(), mask.into()]);
+    }
+
+    /// `personality`.
+    pub fn personality(&mut self, persona: u32) {
+        self.call(libc::SYS_personality, [persona.into()]);
+    }
+
+    /// `kill`.
+    pub fn kill(&mut self, pid: i32, signal: i32) {
+        self.call(libc::SYS_kill, [pid.into(), signal.into()]);
+    }
+
+    /// `wait4(-1, NULL, __WALL, NULL)`: until one child has ended.
+    pub fn wait_for_child(&mut self) {
+        self.call(libc::SYS_wait4, [(-1).into(), 0.into(), libc::__WALL.into(), 0.into()]);
+        self.retry();
     }
 
     /// `clone` without flags: a fork of the stage. The slot is 0 in the new process.

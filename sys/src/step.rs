@@ -69,11 +69,9 @@ steps! {
     Sysctls = "sysctls",
     /// Masked and read-only paths last of the mounts: they cover what earlier steps had to write.
     Masks = "masks",
-    /// A session of its own, so that no terminal of the host is the controlling one.
-    Session = "session",
     /// Resource limits after set-up, which must not fail for them.
     Limits = "resource limits",
-    /// Standard streams, after the terminal exists.
+    /// A terminal and the standard streams on it, while their owner may still be set.
     Stdio = "stdio",
     /// A second user namespace locks the mounts against a payload with capabilities; it refills the bounding set, so
     /// it comes before that is dropped.
@@ -96,6 +94,11 @@ steps! {
     Descriptors = "descriptors",
     /// A directory inside the new root, entered by the final identity, which may see less than set-up did.
     WorkingDirectory = "working directory",
+    /// Pid 1 stays behind as init as late as possible: with the final identity, and with no descriptor of set-up's.
+    Init = "init",
+    /// A session of the payload's own, which init is no member of, so that no terminal of the host is the controlling
+    /// one, and hang-ups reach the payload.
+    Session = "session",
     /// The limit of descriptor numbers, after the last descriptor that set-up needs.
     OpenFiles = "limit of open files",
     /// Signals were blocked so far, so that none ended set-up halfway.
