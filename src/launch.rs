@@ -16,6 +16,7 @@ use palisade_sys::{Outcome, Step};
 use crate::child::Live;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guard;
+use crate::namespaces::joined;
 use crate::newborn::{Newborn, Watch, control_sockets, read_outcome};
 use crate::plan::Plan;
 use crate::reaper;
@@ -104,8 +105,10 @@ fn perform(plan: &Plan, bench: &mut Bench, watch: &Arc<Watch>) -> Result<Started
     let mut prologue = plan.prologue.image(standard.into_iter().chain(own).chain(passed), stage.number());
 
     let into = cgroup.as_ref().map(AsFd::as_fd);
-    let child = Newborn::clone(plan.clone_flags, into, Arc::clone(watch), bench, &mut prologue)
-        .map_err(|error| plan.clone_error(&error))?;
+    let child = joined(&plan.joins, || {
+        Newborn::clone(plan.clone_flags, into, Arc::clone(watch), bench, &mut prologue)
+            .map_err(|error| plan.clone_error(&error))
+    })?;
     drop(theirs);
     if watch.expired() {
         return Err(timed_out()); // the drop kills it

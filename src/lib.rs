@@ -7,6 +7,7 @@ mod guard;
 #[cfg(feature = "k8s")]
 pub mod k8s;
 mod launch;
+mod namespaces;
 mod newborn;
 mod order;
 mod output;
@@ -25,6 +26,7 @@ mod sys;
 pub use child::{Child, Output};
 pub use command::Command;
 pub use error::{Error, ErrorKind, Result};
+pub use namespaces::Ipc;
 pub use order::Session;
 pub use palisade_cgroup as cgroup;
 pub use palisade_creds as creds;

@@ -6,6 +6,7 @@
 use std::ffi::CString;
 
 use palisade_creds::first_identity;
+use palisade_ns::TimeOffsets;
 use palisade_sys::{FD_CONTROL, FD_PASSED, Fd, OpenHow, Place, Program, Slot, Step};
 
 use crate::prepare::Prepared;
@@ -80,11 +81,21 @@ pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload) -> (Program, 
         let go = p.room(1);
         p.read_exact(Fd::number(FD_CONTROL), go);
     }
+    let clocks = sandbox.time.map(|offsets| {
+        // Opened before a change of ids closes the process's own /proc to it.
+        p.at(Step::IdMaps, "/proc/self/timens_offsets");
+        (offsets, TimeOffsets::open(&mut p))
+    });
     if sandbox.maps.is_some() && identity.change {
         p.append(&first_identity(identity.uid, identity.gid));
         // The change of ids has cleared it.
         p.at(Step::FirstIdentity, "");
         parent_death(&mut p);
+    }
+
+    if let Some((offsets, file)) = clocks {
+        p.at(Step::TimeNamespace, "");
+        offsets.enter(&mut p, file);
     }
 
     p.append(&sandbox.view.build); // propagation, mounts, pivot_root

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use palisade_cgroup::{Cgroup, Limits, OwnedCgroup};
 use palisade_creds::PreparedMaps;
-use palisade_ns::Namespaces;
+use palisade_ns::{AnyNs, Namespace, Namespaces};
 use palisade_sys::{Fault, Image, Program, Slot, Step};
 
 use crate::child::Child;
@@ -34,6 +34,8 @@ use crate::stdio::Stdio;
 pub struct Plan {
     pub(crate) clone_flags: u64,
     namespaces: Namespaces,
+    /// Joined by the thread that clones.
+    pub(crate) joins: Vec<AnyNs>,
     pub(crate) cgroup: Option<(Limits, Option<Cgroup>)>,
     pub(crate) sources: Program,
     pub(crate) source_slots: Vec<Slot>,
@@ -69,8 +71,9 @@ impl Plan {
         let prepared = &sandbox.prepared;
         let (stage, stage_name) = stage_program(prepared, payload);
         Self {
-            clone_flags: prepared.namespaces.bits(),
+            clone_flags: at_clone(prepared.namespaces).bits(),
             namespaces: prepared.namespaces,
+            joins: prepared.joins.clone(),
             cgroup: prepared.cgroup.clone(),
             prologue: Prologue::new(
                 prepared.view.trees.len() + descriptors.len(),
@@ -170,9 +173,14 @@ impl Plan {
         if self.cgroup.is_some() {
             flags.push("CLONE_INTO_CGROUP".into());
         }
-        flags.extend(self.namespaces.iter().map(|kind| kind.flag_name().to_owned()));
+        flags.extend(at_clone(self.namespaces).iter().map(|kind| kind.flag_name().to_owned()));
         flags.join("|")
     }
+}
+
+/// Those that clone3 makes: a time namespace takes no member before its offsets are written.
+fn at_clone(namespaces: Namespaces) -> Namespaces {
+    namespaces.without(Namespace::Time)
 }
 
 impl fmt::Display for Plan {
@@ -192,6 +200,9 @@ impl fmt::Display for Plan {
             write!(f, "{}", self.sources)?;
         }
         writeln!(f, "== host program: clone")?;
+        for namespace in &self.joins {
+            writeln!(f, "    setns({namespace}), and back after the clone")?;
+        }
         writeln!(f, "    clone3({})", self.clone_text())?;
         writeln!(f, "== child, in the host program's memory, which is suspended")?;
         write!(f, "{}", self.prologue.program)?;

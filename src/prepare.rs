@@ -9,12 +9,13 @@ use palisade_creds::{
     Capability, CapabilitySet, Credentials, Gid, IdMap, Maps, PreparedIdentity, PreparedMaps, Setgroups,
     ThreadCapabilities, Uid,
 };
-use palisade_fsroot::{Mount, PreparedRoot, Root};
-use palisade_ns::{Hostname, Namespace, Namespaces, loopback_up};
+use palisade_fsroot::{Dev, Mount, PreparedRoot, Root};
+use palisade_ns::{AnyNs, Hostname, Namespace, Namespaces, TimeOffsets, loopback_up};
 use palisade_secfilter::{Filter, Install, SeccompData, Syscall, presets};
 use palisade_sys::{FD_PASSED, Program, Slot, Step};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::namespaces::{Ipc, can_be_joined};
 use crate::newborn::user_namespace;
 use crate::rlimit::Resource;
 use crate::sandbox::{Calls, Lifetime, Spec, View};
@@ -23,6 +24,9 @@ use crate::sandbox::{Calls, Lifetime, Spec, View};
 #[derive(Debug)]
 pub(crate) struct Prepared {
     pub(crate) namespaces: Namespaces,
+    /// Joined by the thread that clones.
+    pub(crate) joins: Vec<AnyNs>,
+    pub(crate) time: Option<TimeOffsets>,
     pub(crate) view: Split,
     pub(crate) masks: Program,
     /// Owns the descriptors that the programs above know by number.
@@ -158,6 +162,9 @@ impl Prepared {
         if new(Namespace::Net) {
             setup = setup.with(Capability::NetAdmin);
         }
+        if new(Namespace::Time) {
+            setup = setup.with(Capability::SysTime);
+        }
         if identity.change && maps.is_some() {
             // The first identity, before files are made.
             setup = setup.with(Capability::Setuid).with(Capability::Setgid);
@@ -169,6 +176,8 @@ impl Prepared {
         let limits = with_default_limits(&spec, new(Namespace::User))?;
         Ok(Self {
             namespaces: spec.namespaces,
+            time: new(Namespace::Time).then_some(spec.time),
+            joins: spec.joins.clone(),
             view,
             masks: root.masks(),
             _root: root,
@@ -314,13 +323,33 @@ fn check_namespaces(spec: &Spec, caller: &Caller, conflicts: &mut Conflicts) {
     if !new(Namespace::Mount) {
         conflicts.add("namespaces: the view is built in a new mount namespace, which can't be shared");
     }
-    if new(Namespace::Time) {
-        conflicts.add("namespaces: a time namespace is made with its offsets, not by clone");
+    for namespace in &spec.joins {
+        let kind = namespace.kind();
+        if let Err(why) = can_be_joined(kind) {
+            conflicts.add(format!("join: {namespace}: {why}"));
+        } else if new(kind) {
+            conflicts.add(format!(
+                "join: {namespace}, and a new {kind} namespace: leave {kind} out of namespaces"
+            ));
+        } else if !caller.privileged {
+            conflicts.add(format!("join: {namespace}: takes CAP_SYS_ADMIN outside of a new user namespace"));
+        }
+    }
+    let joins = |kind| spec.joins.iter().any(|namespace| namespace.kind() == kind);
+    match &spec.ipc {
+        Ipc::Host if new(Namespace::Ipc) || joins(Namespace::Ipc) => {
+            conflicts.add("ipc: the host's /dev/shm goes with the host's ipc namespace: share it");
+        }
+        Ipc::Of(..) if !joins(Namespace::Ipc) => {
+            conflicts.add("ipc: a later setter has taken back the joined namespace");
+        }
+        _ => {}
     }
     if !new(Namespace::User) && !caller.privileged {
         conflicts.add("namespaces: without privileges everything else needs a new user namespace");
     }
-    if !new(Namespace::Pid) && spec.cgroup.is_none() && spec.lifetime == Lifetime::Host {
+    let ends = new(Namespace::Pid) || joins(Namespace::Pid);
+    if !ends && spec.cgroup.is_none() && spec.lifetime == Lifetime::Host {
         conflicts.add(
             "namespaces: with neither a pid namespace nor a cgroup, descendants of the payload can't be ended for \
              sure: take one of them, or Lifetime::Detached",
@@ -423,7 +452,18 @@ fn view(spec: &Spec, mounts: Vec<Mount>, identity: &Identity) -> Root {
             view.into()
         }
     };
-    mounts.into_iter().fold(root, Root::mount)
+    let mut root = mounts.into_iter().fold(root, Root::mount).change_dev(|dev| {
+        let dev = spec.ipc.dress(dev);
+        spec.devices.iter().fold(dev, Dev::device)
+    });
+    if let Some(masks) = &spec.masks {
+        root = root.masks(masks.clone());
+    }
+    if let Some(propagation) = spec.propagation {
+        root = root.propagation(propagation);
+    }
+    let root = spec.hidden.iter().fold(root, Root::hide);
+    spec.protected.iter().fold(root, Root::protect)
 }
 
 /// What a privileged caller binds writable belongs to somebody whom the payload's user namespace does not know, as a

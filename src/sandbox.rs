@@ -1,18 +1,19 @@
 //! What a sandbox is: the specification, and what `build` makes of it.
 
 use std::ffi::{OsStr, OsString};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use palisade_cgroup::{Cgroup, Limits};
 use palisade_creds::{CapabilitySet, Maps};
-use palisade_fsroot::{Bind, Dev, HostView, Mount, Proc, Root, Tmpfs};
-use palisade_ns::{Namespace, Namespaces};
+use palisade_fsroot::{Bind, Dev, HostView, Masks, Mount, Proc, Propagation, Root, Tmpfs};
+use palisade_ns::{AnyNs, Namespace, Namespaces, TimeOffsets};
 use palisade_secfilter::{Filter, Policy};
 
 use crate::command::Command;
 use crate::error::Result;
+use crate::namespaces::Ipc;
 use crate::prepare::Prepared;
 use crate::rlimit::Resource;
 
@@ -85,8 +86,19 @@ pub(crate) enum Calls {
 #[derive(Clone, Debug)]
 pub(crate) struct Spec {
     pub(crate) namespaces: Namespaces,
+    pub(crate) time: TimeOffsets,
+    /// Namespaces of others, which are joined.
+    pub(crate) joins: Vec<AnyNs>,
+    pub(crate) ipc: Ipc,
     pub(crate) root: View,
     pub(crate) mounts: Vec<Mount>,
+    /// Further devices of the host, in every `/dev`.
+    pub(crate) devices: Vec<PathBuf>,
+    /// In place of what the root brings.
+    pub(crate) masks: Option<Masks>,
+    pub(crate) hidden: Vec<PathBuf>,
+    pub(crate) protected: Vec<PathBuf>,
+    pub(crate) propagation: Option<Propagation>,
     pub(crate) hostname: OsString,
     pub(crate) user: Option<(u32, u32)>,
     pub(crate) maps: Option<Maps>,
@@ -114,8 +126,16 @@ impl Default for SandboxBuilder {
     fn default() -> Self {
         let spec = Spec {
             namespaces: Namespaces::ALL.without(Namespace::Time),
+            time: TimeOffsets::ZERO,
+            joins: Vec::new(),
+            ipc: Ipc::Private,
             root: View::Host(HostView::new()),
             mounts: Vec::new(),
+            devices: Vec::new(),
+            masks: None,
+            hidden: Vec::new(),
+            protected: Vec::new(),
+            propagation: None,
             hostname: "sandbox".into(),
             user: None,
             maps: None,
@@ -144,9 +164,10 @@ impl SandboxBuilder {
 
     /// A directory of the host as the root, read-only: a busybox or Debian tree, say, with a `/proc`, a `/dev` and a
     /// `/tmp` mounted on the directories of these names, which it must have. Short for
-    /// `root(Root::dir(path).mount(Proc::new("/proc")).mount(Dev::new("/dev")).tmpfs("/tmp"))`.
+    /// `root(Root::dir(path).mount(Proc::new("/proc")).mount(Dev::new("/dev")).tmpfs("/tmp").masks(Masks::docker()))`.
     pub fn rootfs(self, path: impl AsRef<Path>) -> Self {
-        self.root(Root::dir(path).mount(Proc::new("/proc")).mount(Dev::new("/dev")).tmpfs("/tmp"))
+        let root = Root::dir(path).mount(Proc::new("/proc")).mount(Dev::new("/dev")).tmpfs("/tmp");
+        self.root(root.masks(Masks::docker()))
     }
 
     /// Changes the view of the host: its home, its `/tmp`, whether it has a `/proc`.
@@ -180,6 +201,41 @@ impl SandboxBuilder {
         self.mount(Tmpfs::new(target))
     }
 
+    /// Adds a character device of the host (`/dev/fuse`, `/dev/net/tun`) to each `/dev` of the view, with the host's
+    /// permissions of the node.
+    pub fn device(mut self, path: impl AsRef<Path>) -> Self {
+        self.spec.devices.push(path.as_ref().to_owned());
+        self
+    }
+
+    /// What is hidden or read-only of the kernel's file systems, in place of what the root brings: [`Masks::docker`]
+    /// for the view of the host and for [`rootfs`](Self::rootfs), nothing for a [`Root`] that does not say so.
+    ///
+    /// A payload with `CAP_SYS_ADMIN` cannot take them off: it is in a user namespace below the one that owns them.
+    pub fn masks(mut self, masks: Masks) -> Self {
+        self.spec.masks = Some(masks);
+        self
+    }
+
+    /// Hides a path of the view, too: a directory looks empty, a file reads as empty. One that does not exist is passed
+    /// over.
+    pub fn hide(mut self, path: impl AsRef<Path>) -> Self {
+        self.spec.hidden.push(path.as_ref().to_owned());
+        self
+    }
+
+    /// Makes a path of the view read-only, too, with everything mounted below it. One that does not exist is passed over.
+    pub fn protect(mut self, path: impl AsRef<Path>) -> Self {
+        self.spec.protected.push(path.as_ref().to_owned());
+        self
+    }
+
+    /// How mounts below the finished root spread into mount namespaces that the payload makes; private unless given.
+    pub fn propagation(mut self, propagation: Propagation) -> Self {
+        self.spec.propagation = Some(propagation);
+        self
+    }
+
     /// The namespaces that are new; all but time by default. A kind that is left out is shared with the host
     /// program.
     pub fn namespaces(mut self, namespaces: impl Into<Namespaces>) -> Self {
@@ -190,6 +246,42 @@ impl SandboxBuilder {
     /// Shares a namespace with the host program: `share(Namespace::Net)` gives the payload the host's network.
     pub fn share(mut self, kind: Namespace) -> Self {
         self.spec.namespaces = self.spec.namespaces.without(kind);
+        self
+    }
+
+    /// Joins a namespace of somebody else (ipc, uts, net, pid or cgroup), in place of a new one of that kind.
+    ///
+    /// Needs `CAP_SYS_ADMIN` over that namespace. The payload has no power over it, whatever capabilities it has in a
+    /// user namespace of its own: `/proc` of a pid namespace, `/dev/mqueue` of an ipc namespace and `/sys` of a network
+    /// namespace can be mounted only where the user namespace is the one that owns it.
+    ///
+    /// What the payload leaves running in a joined pid namespace ends with that namespace, not with the payload.
+    pub fn join(mut self, namespace: impl Into<AnyNs>) -> Self {
+        let namespace = namespace.into();
+        self.spec.namespaces = self.spec.namespaces.without(namespace.kind());
+        self.spec.joins.retain(|known| known.kind() != namespace.kind());
+        self.spec.joins.push(namespace);
+        self
+    }
+
+    /// Who shares System V objects, message queues and `/dev/shm` with the payload; nobody by default.
+    pub fn ipc(mut self, ipc: Ipc) -> Self {
+        self.spec.joins.retain(|known| known.kind() != Namespace::Ipc);
+        self.spec.namespaces = match ipc {
+            Ipc::Host | Ipc::Of(..) => self.spec.namespaces.without(Namespace::Ipc),
+            _ => self.spec.namespaces.with(Namespace::Ipc),
+        };
+        if let Ipc::Of(namespace, _) = &ipc {
+            self.spec.joins.push(namespace.clone());
+        }
+        self.spec.ipc = ipc;
+        self
+    }
+
+    /// A new time namespace whose clocks since boot are ahead or behind. The time of day is the same everywhere.
+    pub fn time_offsets(mut self, offsets: TimeOffsets) -> Self {
+        self.spec.namespaces = self.spec.namespaces.with(Namespace::Time);
+        self.spec.time = offsets;
         self
     }
 

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::flags::MountFlags;
 use crate::mount::{Bind, Devpts, Directory, Mount, Mqueue, Symlink, Tmpfs};
 
 /// Character devices that every view has: name, major and minor number.
@@ -31,10 +32,25 @@ const LINKS: &[(&str, &str)] = &[
 pub struct Dev {
     pub(crate) target: PathBuf,
     pub(crate) extra: Vec<PathBuf>,
-    shm_size: u64,
-    shm_inodes: u64,
+    shm: Shm,
     tty_gid: Option<u32>,
-    mqueue: bool,
+    mqueue: Queues,
+}
+
+/// What `/dev/shm` is.
+#[derive(Clone, Debug)]
+enum Shm {
+    Memory { size: u64, inodes: u64 },
+    Directory(PathBuf),
+    None,
+}
+
+/// What `/dev/mqueue` is.
+#[derive(Clone, Debug)]
+enum Queues {
+    None,
+    Own,
+    Directory(PathBuf),
 }
 
 impl Dev {
@@ -43,10 +59,9 @@ impl Dev {
         Self {
             target: target.as_ref().to_owned(),
             extra: Vec::new(),
-            shm_size: Tmpfs::DEFAULT_SIZE,
-            shm_inodes: Tmpfs::DEFAULT_INODES,
+            shm: Shm::Memory { size: Tmpfs::DEFAULT_SIZE, inodes: Tmpfs::DEFAULT_INODES },
             tty_gid: None,
-            mqueue: false,
+            mqueue: Queues::None,
         }
     }
 
@@ -59,7 +74,20 @@ impl Dev {
 
     /// Limits of `/dev/shm`: bytes and inodes.
     pub fn shm(mut self, size: u64, inodes: u64) -> Self {
-        (self.shm_size, self.shm_inodes) = (size, inodes);
+        self.shm = Shm::Memory { size, inodes };
+        self
+    }
+
+    /// `/dev/shm` is a directory of the host: POSIX shared memory is files in it, so views that are given the same
+    /// one share that.
+    pub fn shm_from(mut self, directory: impl AsRef<Path>) -> Self {
+        self.shm = Shm::Directory(directory.as_ref().to_owned());
+        self
+    }
+
+    /// No `/dev/shm`: `shm_open` fails.
+    pub fn no_shm(mut self) -> Self {
+        self.shm = Shm::None;
         self
     }
 
@@ -71,7 +99,14 @@ impl Dev {
 
     /// Message queues at `/dev/mqueue`: only with an ipc namespace of the same user namespace.
     pub fn mqueue(mut self) -> Self {
-        self.mqueue = true;
+        self.mqueue = Queues::Own;
+        self
+    }
+
+    /// The message queues of the host at `/dev/mqueue`, from where they are mounted there: for views that share the
+    /// host's ipc namespace. Left out where nothing stands at `mounted`.
+    pub fn mqueue_from(mut self, mounted: impl AsRef<Path>) -> Self {
+        self.mqueue = Queues::Directory(mounted.as_ref().to_owned());
         self
     }
 
@@ -97,10 +132,23 @@ impl Dev {
             pts = pts.gid(gid);
         }
         parts.push(pts.into());
-        let shm = Tmpfs::new(at("shm")).size(self.shm_size).inodes(self.shm_inodes);
-        parts.push(shm.with(crate::MountFlags::NOEXEC).into());
-        if self.mqueue {
-            parts.push(Mqueue::new(at("mqueue")).into());
+        match &self.shm {
+            Shm::Memory { size, inodes } => {
+                let shm = Tmpfs::new(at("shm")).size(*size).inodes(*inodes);
+                parts.push(shm.with(MountFlags::NOEXEC).into());
+            }
+            Shm::Directory(path) => {
+                parts.push(Bind::new(path, at("shm")).with(MountFlags::NOEXEC).not_recursive().into());
+            }
+            Shm::None => {}
+        }
+        match &self.mqueue {
+            Queues::Own => parts.push(Mqueue::new(at("mqueue")).into()),
+            Queues::Directory(path) => {
+                let bind = Bind::new(path, at("mqueue")).with(MountFlags::NOEXEC);
+                parts.push(bind.not_recursive().optional().into());
+            }
+            Queues::None => {}
         }
         parts
     }

@@ -100,6 +100,10 @@ impl HostView {
         self
     }
 
+    pub(crate) fn change_dev(&mut self, change: impl FnOnce(Dev) -> Dev) {
+        self.dev = change(self.dev.clone());
+    }
+
     /// Another `/tmp`.
     pub fn tmp(mut self, tmp: Tmpfs) -> Self {
         self.tmp = tmp;

@@ -8,7 +8,7 @@ use palisade_sys::{Program, Slot};
 use crate::emit::{Emit, masks_program};
 use crate::error::{Error, ErrorKind, Result};
 use crate::flags::Propagation;
-use crate::plan::{At, Entry, Planner, Tree, Work, relative};
+use crate::plan::{At, Entry, Planner, Tree, UpperPlan, Work, relative};
 use crate::root::Root;
 use crate::source::c_path;
 
@@ -77,18 +77,32 @@ impl PreparedRoot {
     }
 
     /// The capabilities that the steps need in the user namespace that owns the mount namespace, bit n for capability
-    /// n: `CAP_SYS_ADMIN`; with owners given also `CAP_CHOWN`, `CAP_DAC_OVERRIDE` and `CAP_FOWNER`.
+    /// n: `CAP_SYS_ADMIN`; with owners given also `CAP_CHOWN`, `CAP_DAC_OVERRIDE` and `CAP_FOWNER`. So with an overlay
+    /// that can be written, and `CAP_FSETID` too: what its maker may do, it does for as long as it lives, to keep owners
+    /// and modes of what is copied up.
     ///
     /// See [capabilities(7)](https://man7.org/linux/man-pages/man7/capabilities.7.html).
     pub fn capabilities_needed(&self) -> u64 {
         const CHOWN: u64 = 1 << 0;
         const DAC_OVERRIDE: u64 = 1 << 1;
         const FOWNER: u64 = 1 << 3;
+        const FSETID: u64 = 1 << 4;
         const SYS_ADMIN: u64 = 1 << 21;
         let owned = |entry: &Entry| {
             matches!(entry.work, Work::File { owner: Some(_), .. } | Work::Directory { owner: Some(_), .. })
         };
-        if self.entries.iter().any(owned) { SYS_ADMIN | CHOWN | DAC_OVERRIDE | FOWNER } else { SYS_ADMIN }
+        let copies_up = |entry: &Entry| match &entry.work {
+            Work::Overlay { upper, .. } => !matches!(upper, UpperPlan::None),
+            _ => false,
+        };
+        let mut needed = SYS_ADMIN;
+        if self.entries.iter().any(owned) {
+            needed |= CHOWN | DAC_OVERRIDE | FOWNER;
+        }
+        if self.entries.iter().any(copies_up) {
+            needed |= CHOWN | DAC_OVERRIDE | FOWNER | FSETID;
+        }
+        needed
     }
 
     /// Whether `/dev/pts` of the view is a devpts of its own, for terminals that no other view has.

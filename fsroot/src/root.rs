@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::dev::Dev;
 use crate::error::Result;
 use crate::flags::{MountFlags, Propagation};
 use crate::host::HostView;
@@ -114,6 +115,31 @@ impl Root {
     /// What is hidden or made read-only once the view stands, in place of what was said before.
     pub fn masks(mut self, masks: Masks) -> Self {
         self.masks = masks;
+        self
+    }
+
+    /// Hides a path besides what is hidden already: a directory looks empty, a file reads as empty.
+    pub fn hide(mut self, path: impl AsRef<Path>) -> Self {
+        self.masks = self.masks.hide(path);
+        self
+    }
+
+    /// Makes a path of the finished view read-only, with everything mounted below it, besides those that are already.
+    pub fn protect(mut self, path: impl AsRef<Path>) -> Self {
+        self.masks = self.masks.read_only(path);
+        self
+    }
+
+    /// Changes every [`Dev`] that was added so far, that of the host's view included: to add a device, say.
+    pub fn change_dev(mut self, change: impl Fn(Dev) -> Dev) -> Self {
+        if let Base::Host(view) = &mut self.base {
+            view.change_dev(&change);
+        }
+        for item in &mut self.mounts {
+            if let Mount::Dev(dev) = item {
+                *dev = change(dev.clone());
+            }
+        }
         self
     }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use palisade_sys::{Fd, OpenHow, Program, Step};
+use palisade_sys::{Fd, OpenHow, Program, Slot, Step};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::namespace::Namespace;
@@ -146,31 +146,29 @@ impl TimeOffsets {
     ///
     /// `/proc` must be a proc file system that shows this process, its own or one of an outer pid namespace, and the
     /// process must be dumpable (`EACCES` otherwise; a change of ids ends that), or hold `CAP_DAC_OVERRIDE` over id
-    /// 0: where it is not, open the file before and use [`TimeOffsets::program_with`]. Needs `CAP_SYS_ADMIN` and
+    /// 0: where it will not be, [`TimeOffsets::open`] the file before and [`TimeOffsets::enter`] later. Needs `CAP_SYS_ADMIN` and
     /// `CAP_SYS_TIME` in the user namespace.
     pub fn program(&self) -> Program {
         let mut p = Program::new();
         p.at(Step::TimeNamespace, "timens_offsets");
-        let file = p.openat2(Fd::CWD, FILE, OpenHow { flags: libc::O_WRONLY, ..OpenHow::default() });
-        self.build(&mut p, file.into());
-        p.close(file);
+        let file = Self::open(&mut p);
+        self.enter(&mut p, file);
         p
     }
 
-    /// [`TimeOffsets::program`] with a descriptor of the process's own `/proc/self/timens_offsets`, open for writing,
-    /// that it opened with the credentials it has now in its user namespace.
-    pub fn program_with(&self, file: Fd) -> Program {
-        let mut p = Program::new();
-        p.at(Step::TimeNamespace, "timens_offsets");
-        self.build(&mut p, file);
-        p
+    /// The first half of [`TimeOffsets::program`], for a process that changes its ids in between: opens its own
+    /// `/proc/self/timens_offsets` while it is dumpable, with the credentials that the kernel asks for later.
+    pub fn open(p: &mut Program) -> Slot {
+        p.openat2(Fd::CWD, FILE, OpenHow { flags: libc::O_WRONLY, ..OpenHow::default() })
     }
 
-    fn build(&self, p: &mut Program, file: Fd) {
-        let kind = Namespace::Time.bit() as i32;
+    /// The second half: makes the namespace, writes the offsets to the open `file`, closes that, and enters.
+    pub fn enter(&self, p: &mut Program, file: impl Into<Fd>) {
+        let (kind, file) = (Namespace::Time.bit() as i32, file.into());
         p.unshare(kind);
         // One write: the kernel takes both lines of it or none.
         p.write_all(file, self.to_string().as_bytes());
+        p.close(file);
         let namespace = p.openat2(Fd::CWD, c"/proc/self/ns/time_for_children", OpenHow::default());
         p.setns(namespace, kind);
         p.close(namespace);

@@ -281,7 +281,7 @@ fn offsets_of_an_undumpable_process() {
     if !can_unshare_user() {
         skip!("no user namespaces here", needs = "userns");
     }
-    use std::os::fd::AsRawFd as _;
+    use std::os::fd::IntoRawFd as _;
     let offsets = TimeOffsets::ZERO.monotonic(ClockOffset::forward(Duration::from_secs(86400)));
     let open = || std::fs::File::options().write(true).open("/proc/self/timens_offsets");
     let root = is_root();
@@ -301,7 +301,9 @@ fn offsets_of_an_undumpable_process() {
         let file = open().unwrap();
         sys::set_dumpable(false);
         let before = clock(libc::CLOCK_MONOTONIC);
-        sys::run(&offsets.program_with(palisade_sys::Fd::number(file.as_raw_fd()))).unwrap();
+        let mut program = palisade_sys::Program::new();
+        offsets.enter(&mut program, palisade_sys::Fd::number(file.into_raw_fd()));
+        sys::run(&program).unwrap();
         assert!(clock(libc::CLOCK_MONOTONIC) >= before + Duration::from_secs(86400));
     });
 }
