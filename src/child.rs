@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use palisade_cgroup::{Cgroup, OwnedCgroup};
-use palisade_sys::Step;
+use palisade_sys::{Outcome, Step};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::launch::Started;
+use crate::newborn::read_outcome;
 use crate::output::collect;
+use crate::pty::Pty;
 use crate::reaper;
 use crate::sandbox::Lifetime;
 use crate::status::{ExitCause, ExitStatus, ResourceUsage};
@@ -29,6 +31,8 @@ pub struct Child {
     pub stdout: Option<ChildStdout>,
     /// The payload's standard error, if it is piped.
     pub stderr: Option<ChildStderr>,
+    /// Our end of the payload's terminal, if it has one.
+    pub pty: Option<Pty>,
     pid: u32,
     /// Taken by drop only.
     live: Option<Live>,
@@ -47,6 +51,10 @@ pub struct Child {
 pub(crate) struct Live {
     pub(crate) pidfd: OwnedFd,
     pub(crate) cgroup: Option<OwnedCgroup>,
+    /// Where an init leaves the payload's status.
+    pub(crate) image: Option<OwnedFd>,
+    /// The flags for entering its pid namespace, if that is its own: with its user namespace, if that is.
+    pub(crate) pid_namespace: Option<i32>,
 }
 
 impl Live {
@@ -61,7 +69,11 @@ impl Live {
     }
 
     fn signal(&self, signal: i32) -> Result<()> {
-        match send_signal(&self.pidfd, signal) {
+        Self::signal_by(self.pidfd.as_fd(), signal)
+    }
+
+    pub(crate) fn signal_by(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
+        match send_signal(pidfd, signal) {
             // It has ended: for a signal, that is as good as delivered.
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
             other => other.map_err(|error| {
@@ -94,6 +106,7 @@ impl Child {
             stdin: stdin.map(Into::into),
             stdout: stdout.map(Into::into),
             stderr: stderr.map(Into::into),
+            pty: started.terminal.take().map(Pty::new),
             pid: started.pid,
             live: started.live.take(),
             maker: std::process::id(),
@@ -105,11 +118,20 @@ impl Child {
         }
     }
 
-    fn live(&self) -> &Live {
+    pub(crate) fn live(&self) -> &Live {
         self.live.as_ref().expect("only drop takes it")
     }
 
-    /// The payload's pid in the host program's pid namespace. For signals use [`signal`](Self::signal), which can't hit
+    /// When the time-out comes, if it is still to come.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.deadline.filter(|_| self.killed_for.is_none())
+    }
+
+    pub(crate) fn has_status(&self) -> bool {
+        self.status.is_some()
+    }
+
+    /// The payload's pid in the host program's pid namespace; that of its init, if it has one. For signals use [`signal`](Self::signal), which can't hit
     /// another process after this one has ended.
     pub fn id(&self) -> u32 {
         self.pid
@@ -126,7 +148,7 @@ impl Child {
     }
 
     /// Sends a signal to the payload. A payload that is pid 1 of its namespace gets only signals that it has a handler
-    /// for, and SIGKILL and SIGSTOP.
+    /// for, and SIGKILL and SIGSTOP; an [`init`](crate::SandboxBuilder::init) passes on all but these two.
     ///
     /// # Errors
     /// `EINVAL` if there is no such signal, `EPERM` if the payload changed to another user.
@@ -150,8 +172,7 @@ impl Child {
     pub fn wait(&mut self) -> Result<ExitStatus> {
         drop(self.stdin.take());
         loop {
-            let limit = self.deadline.filter(|_| self.killed_for.is_none());
-            if let Some(status) = self.wait_until(limit)? {
+            if let Some(status) = self.wait_until(self.deadline())? {
                 return Ok(status);
             }
             self.kill_for(ExitCause::TimedOut)?;
@@ -173,7 +194,7 @@ impl Child {
     /// As [`wait`](Self::wait).
     pub fn wait_timeout(&mut self, limit: Duration) -> Result<Option<ExitStatus>> {
         let until = Instant::now().checked_add(limit);
-        let deadline = self.deadline.filter(|_| self.killed_for.is_none());
+        let deadline = self.deadline();
         let first = match (until, deadline) {
             (Some(until), Some(deadline)) => Some(until.min(deadline)),
             (until, deadline) => until.or(deadline),
@@ -189,7 +210,7 @@ impl Child {
     }
 
     /// Waits for the end and collects what the piped streams give, both at once, up to the command's
-    /// [`output_limit`](crate::Command::output_limit) each.
+    /// [`output_limit`](crate::Command::output_limit) each. What a terminal shows counts as standard output.
     ///
     /// A descendant that outlives the payload and holds a stream open (possible without a pid namespace only) does not
     /// delay it: what is there when the payload has ended is collected.
@@ -198,7 +219,9 @@ impl Child {
     /// As [`wait`](Self::wait).
     pub fn wait_with_output(mut self) -> Result<Output> {
         drop(self.stdin.take());
-        let streams = [self.stdout.take().map(OwnedFd::from), self.stderr.take().map(OwnedFd::from)];
+        let stdout = self.stdout.take().map(OwnedFd::from);
+        let stdout = stdout.or_else(|| self.pty.take().map(OwnedFd::from));
+        let streams = [stdout, self.stderr.take().map(OwnedFd::from)];
         let collected = collect(streams, self.pidfd(), self.output_limit, self.deadline)
             .map_err(|error| Error::call(Step::Supervise, "poll or read", &error))?;
         if let Some(cause) = collected.stopped {
@@ -210,7 +233,7 @@ impl Child {
         Ok(Output { status, stdout, stderr })
     }
 
-    fn kill_for(&mut self, cause: ExitCause) -> Result<()> {
+    pub(crate) fn kill_for(&mut self, cause: ExitCause) -> Result<()> {
         self.killed_for.get_or_insert(cause);
         self.live().kill_all()
     }
@@ -247,6 +270,10 @@ impl Child {
                 }
                 Err(error) => return Err(failed("waitid(P_PIDFD, …, WEXITED|__WALL)", error)),
             };
+            let raw = self.live().image.as_ref().map_or(Ok(raw), |image| {
+                // An init that was killed left no status but its own.
+                read_outcome(image).map(|left| if let Outcome::Ended(status) = left { status } else { raw })
+            })?;
             self.status = Some(ExitStatus { raw, cause: self.cause(raw), usage });
         }
         Ok(self.status)
@@ -290,7 +317,7 @@ impl fmt::Debug for Child {
 }
 
 /// Polls a pidfd until its process has ended or `until` is over.
-fn ended(pidfd: BorrowedFd<'_>, until: Option<Instant>) -> std::io::Result<bool> {
+pub(crate) fn ended(pidfd: BorrowedFd<'_>, until: Option<Instant>) -> std::io::Result<bool> {
     loop {
         let mut fds = [PollFd::new(pidfd, PollFlags::POLLIN)];
         match poll(&mut fds, poll_time(until)) {

@@ -1,6 +1,6 @@
 //! One spawn, on a spawner thread: from a plan to a process that executes the payload.
 
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, poll};
-use nix::sys::socket::{MsgFlags, send};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, send};
 use palisade_sys::{Outcome, Step};
 
 use crate::child::Live;
@@ -21,7 +21,7 @@ use crate::newborn::{Newborn, Watch, control_sockets, read_outcome};
 use crate::plan::Plan;
 use crate::reaper;
 use crate::spawner::{self, Bench};
-use crate::stage::StageFile;
+use crate::stage;
 use crate::stdio::Opened;
 use crate::sys::{self, adopt, run_here, shared_image};
 
@@ -33,6 +33,8 @@ pub(crate) struct Started {
     pub(crate) live: Option<Live>,
     /// Our ends of the piped standard streams.
     pub(crate) streams: [Option<OwnedFd>; 3],
+    /// Our end of its terminal.
+    pub(crate) terminal: Option<OwnedFd>,
 }
 
 impl Drop for Started {
@@ -89,7 +91,7 @@ fn wait_for_the_late(watch: &Watch, result: &Receiver<Result<Started>>) -> Optio
 }
 
 fn perform(plan: &Plan, bench: &mut Bench, watch: &Arc<Watch>) -> Result<Started> {
-    let stage = StageFile::get()?;
+    let stage = stage::stage()?;
     let prepare = |call: &'static str| move |error: io::Error| Error::call(Step::Prepare, call, &error);
 
     let cgroup = plan.make_cgroup(bench)?;
@@ -102,7 +104,7 @@ fn perform(plan: &Plan, bench: &mut Bench, watch: &Arc<Watch>) -> Result<Started
     let standard = [&stdin, &stdout, &stderr].map(|stream| stream.child.number());
     let passed = trees.iter().chain(plan.descriptors()).map(AsRawFd::as_raw_fd);
     let own = [theirs.as_raw_fd(), image.as_raw_fd()];
-    let mut prologue = plan.prologue.image(standard.into_iter().chain(own).chain(passed), stage.number());
+    let mut prologue = plan.prologue.image(standard.into_iter().chain(own).chain(passed), stage.as_raw_fd());
 
     let into = cgroup.as_ref().map(AsFd::as_fd);
     let child = joined(&plan.joins, || {
@@ -117,22 +119,19 @@ fn perform(plan: &Plan, bench: &mut Bench, watch: &Arc<Watch>) -> Result<Started
         return Err(Error::explained(plan.prologue.program.explain(fault)));
     }
 
-    if let Some(maps) = &plan.maps {
-        if let Err(error) = child.give_maps(maps) {
-            // A stage that failed or ended meanwhile says why in its image, which is the better answer. It may be on its
-            // way out still.
-            let ended = child.pidfd.as_ref().is_some_and(ends_soon);
-            return Err(if ended {
-                conclude(plan, &image, &name, &child).err().unwrap_or(error)
-            } else {
-                error
-            });
-        }
+    let maps = plan.maps.as_ref().map_or(Ok(()), |maps| child.give_maps(maps));
+    let given = maps
+        .and_then(|()| plan.oom_score_adj.map_or(Ok(()), |adjustment| child.set_oom_score_adj(adjustment)));
+    if let Err(error) = given {
+        // A stage that failed or ended meanwhile says why in its image, which is the better answer. It may be on its
+        // way out still.
+        let ended = child.pidfd.as_ref().is_some_and(ends_soon);
+        return Err(if ended { conclude(plan, &image, &name, &child).err().unwrap_or(error) } else { error });
     }
     if plan.guard {
         child.pidfd.as_ref().map_or(Ok(()), |pidfd| guard::watch_over(pidfd.as_fd(), bench))?;
     }
-    if plan.maps.is_some() || plan.guard {
+    if plan.waits {
         // EPIPE: it has ended already; why is in the image.
         match send(control.as_raw_fd(), &[1], MsgFlags::MSG_NOSIGNAL) {
             Ok(_) | Err(nix::errno::Errno::EPIPE | nix::errno::Errno::ECONNRESET) => {}
@@ -141,11 +140,17 @@ fn perform(plan: &Plan, bench: &mut Bench, watch: &Arc<Watch>) -> Result<Started
     }
 
     // The socket closes when the payload is executed, or when the child ends.
-    wait_for_end(control).map_err(|error| Error::call(Step::Stage, "read from the stage", &error))?;
+    let terminal =
+        wait_for_end(&control).map_err(|error| Error::call(Step::Stage, "recvmsg from the stage", &error))?;
     conclude(plan, &image, &name, &child)?;
+    if plan.terminal && terminal.is_none() {
+        let new = Error::new(ErrorKind::Setup, Step::Stdio, "the stage sent no terminal");
+        return Err(new.with_hint("the host program has no descriptor left (RLIMIT_NOFILE)"));
+    }
     let (pid, pidfd) = child.take().ok_or_else(timed_out)?;
-    let live = Some(Live { pidfd, cgroup });
-    Ok(Started { pid, live, streams: [stdin.parent, stdout.parent, stderr.parent] })
+    let live =
+        Some(Live { pidfd, cgroup, image: plan.init.then_some(image), pid_namespace: plan.pid_namespace });
+    Ok(Started { pid, live, streams: [stdin.parent, stdout.parent, stderr.parent], terminal })
 }
 
 /// Whether a process ends within the time that an exit may take.
@@ -185,34 +190,61 @@ fn open_streams(plan: &Plan) -> Result<[Opened; 3]> {
     Ok([open(0)?, open(1)?, open(2)?])
 }
 
-fn wait_for_end(mut control: UnixStream) -> io::Result<()> {
+/// Reads the control socket to its end; the descriptor that came through it, if one did.
+fn wait_for_end(control: &UnixStream) -> io::Result<Option<OwnedFd>> {
+    let mut descriptor = None;
     loop {
-        match control.read(&mut [0; 8]) {
-            Ok(0) => return Ok(()),
-            Ok(_) => {}
+        match receive(control) {
+            Ok((0, _)) => return Ok(descriptor),
+            Ok((_, received)) => descriptor = descriptor.or(received),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             // The child ended with the go byte unread.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(descriptor),
             Err(error) => return Err(error),
         }
     }
+}
+
+/// One message: its length, and a descriptor in it.
+fn receive(control: &UnixStream) -> io::Result<(usize, Option<OwnedFd>)> {
+    let (mut bytes, mut space) = ([0; 8], nix::cmsg_space!([i32; 1]));
+    let mut into = [io::IoSliceMut::new(&mut bytes)];
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = recvmsg::<()>(control.as_raw_fd(), &mut into, Some(&mut space), flags)?;
+    let mut received: Vec<OwnedFd> = Vec::new();
+    for part in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(numbers) = part {
+            received.extend(numbers.into_iter().map(adopt));
+        }
+    }
+    let one = received.pop().map(sys::above_stdio).transpose()?;
+    Ok((message.bytes, one))
 }
 
 /// Decides from what the stage left in its image whether the payload was executed.
 fn conclude(plan: &Plan, image: &OwnedFd, name: &[u8; 15], child: &Newborn) -> Result<()> {
     match read_outcome(image)? {
         Outcome::Failed(fault) => Err(plan.stage_error(fault)),
-        Outcome::Executing if !died_as_stage(child, name) => Ok(()),
+        Outcome::Executed | Outcome::Ended(_) => Ok(()),
+        // Below an init, only that knows.
+        Outcome::Executing if !plan.init && !died_as_stage(child, name) => Ok(()),
         outcome => {
-            let step = if outcome == Outcome::Executing { Step::Exec } else { Step::Stage };
-            let status = child.pidfd.as_ref().and_then(|fd| sys::wait(fd, true, true).ok().flatten());
-            let how = status.map_or("it ended".into(), |s| ExitStatus::from_raw(s.status).to_string());
+            let begun = matches!(outcome, Outcome::Executing | Outcome::Lost(_));
+            let step = if begun { Step::Exec } else { Step::Stage };
+            let status = match outcome {
+                Outcome::Lost(status) => Some(status),
+                _ => {
+                    let ended = child.pidfd.as_ref().and_then(|fd| sys::wait(fd, true, true).ok().flatten());
+                    ended.map(|ended| ended.status)
+                }
+            };
+            let how = status.map_or("it ended".into(), |status| ExitStatus::from_raw(status).to_string());
             let new = Error::new(
                 ErrorKind::SetupKilled,
                 step,
                 format!("the child did not come to its payload: {how}"),
             );
-            let hint = match status.map(|s| s.status & 0x7f) {
+            let hint = match status.map(|status| status & 0x7f) {
                 Some(libc::SIGSYS) => "the seccomp filter kills execve: allow it",
                 Some(libc::SIGKILL) if plan.cgroup.is_some() => {
                     "killed from outside, or the cgroup's memory.max is too small even to begin"

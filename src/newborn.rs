@@ -12,7 +12,7 @@ use palisade_sys::{FD_CONTROL, Fd, HEADER_LEN, Image, Outcome, Program, Step};
 use crate::error::{Error, ErrorKind, Result};
 use crate::prologue::Prologue;
 use crate::spawner::{self, Bench};
-use crate::stage::StageFile;
+use crate::stage;
 use crate::stdio::Stdio;
 use crate::sys::{self, adopt, clone_child, send_signal, shared_image};
 
@@ -51,6 +51,24 @@ impl Newborn {
             let errno = error.errno();
             Error::from_source(ErrorKind::Setup, Step::IdMaps, error, errno)
         })
+    }
+
+    pub(crate) fn set_oom_score_adj(&self, adjustment: i32) -> Result<()> {
+        let failed = |error: io::Error| {
+            Error::call(
+                Step::Limits,
+                format!("write {adjustment} to /proc/{}/oom_score_adj", self.pid),
+                &error,
+            )
+            .with_object("oom_score_adj")
+        };
+        let dir = proc_dir(self.pid).map_err(failed)?;
+        // As long as it lives the number is its own, and so was the directory.
+        if self.pidfd.as_ref().is_none_or(|pidfd| !matches!(sys::wait(pidfd, false, true), Ok(None))) {
+            return Err(failed(io::Error::from_raw_os_error(libc::ESRCH)));
+        }
+        let path = format!("/proc/self/fd/{}/oom_score_adj", dir.as_raw_fd());
+        std::fs::write(path, adjustment.to_string()).map_err(failed)
     }
 
     /// Hands it over, unless its time is over: then it is killed and waited for here.
@@ -144,7 +162,7 @@ impl Helper {
         bench: &mut Bench,
     ) -> Result<Self> {
         let failed = |call: &'static str| move |error: io::Error| Error::call(Step::Prepare, call, &error);
-        let stage = StageFile::get()?;
+        let stage = stage::stage()?;
         let (control, theirs) = control_sockets()?;
         let image = shared_image(&program.image().to_bytes()).map_err(failed("memfd_create"))?;
         let null = Stdio::null().open(0).map_err(failed("open(\"/dev/null\")"))?;
@@ -152,7 +170,7 @@ impl Helper {
         let own = [theirs.as_raw_fd(), image.as_raw_fd()];
         let numbers = passed.iter().map(AsRawFd::as_raw_fd);
         let prologue = Prologue::new(passed.len(), 0);
-        let mut started = prologue.image(standard.chain(own).chain(numbers), stage.number());
+        let mut started = prologue.image(standard.chain(own).chain(numbers), stage.as_raw_fd());
         let child = Newborn::clone(flags, None, Arc::default(), bench, &mut started)
             .map_err(|error| Error::call(Step::Clone, "clone3", &error))?;
         match started.outcome() {
@@ -174,6 +192,19 @@ impl Helper {
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// Runs a program in a helper to its end.
+pub(crate) fn run_helper(program: &Program, passed: &[OwnedFd], bench: &mut Bench) -> Result<()> {
+    let helper = Helper::start(program, passed, 0, bench)?;
+    let image = helper.image.try_clone();
+    let image = image.map_err(|error| Error::call(Step::Supervise, "fcntl(F_DUPFD_CLOEXEC)", &error))?;
+    helper.finish()?;
+    match read_outcome(&image)? {
+        Outcome::Done => Ok(()),
+        Outcome::Failed(fault) => Err(Error::explained(program.explain(fault))),
+        _ => Err(Error::new(ErrorKind::SetupKilled, Step::Supervise, "the helper was killed")),
     }
 }
 

@@ -5,19 +5,20 @@
 
 use std::ffi::CString;
 
-use palisade_creds::first_identity;
+use palisade_creds::{Capability, CapabilitySet, ThreadCapabilities, first_identity};
 use palisade_ns::TimeOffsets;
 use palisade_sys::{FD_CONTROL, FD_PASSED, Fd, OpenHow, Place, Program, Slot, Step};
 
 use crate::prepare::Prepared;
+use crate::pty::Terminal;
 use crate::rlimit::Resource;
 use crate::sandbox::Lifetime;
+use crate::scheduling::Scheduling;
 
 /// What a command adds to its sandbox's set-up.
 #[derive(Clone, Debug)]
 pub(crate) struct Payload {
-    /// Paths to try, in order.
-    pub(crate) candidates: Vec<CString>,
+    pub(crate) program: Executable,
     pub(crate) argv: Vec<CString>,
     pub(crate) envp: Vec<CString>,
     pub(crate) directory: CString,
@@ -28,6 +29,40 @@ pub(crate) struct Payload {
     /// Numbers that the declared descriptors have in the payload; they were passed after the trees.
     pub(crate) descriptors: Vec<i32>,
     pub(crate) keep_signals: bool,
+    pub(crate) terminal: Option<Terminal>,
+    pub(crate) scheduling: Scheduling,
+    /// The host program's side sets something of the child before it goes on.
+    pub(crate) waits: bool,
+}
+
+/// What is executed.
+#[derive(Clone, Debug)]
+pub(crate) enum Executable {
+    /// Paths to try, in order.
+    Paths(Vec<CString>),
+    /// The descriptor that is passed after the declared ones.
+    Passed,
+}
+
+impl Payload {
+    /// Whether the stage waits for the host program's side, which has something to do first.
+    pub(crate) fn waits(&self, sandbox: &Prepared) -> bool {
+        sandbox.maps.is_some() || sandbox.guard || self.waits
+    }
+
+    /// What set-up needs. Beside the sandbox's capabilities, those that serve this command's wishes where the child
+    /// stays in the host's user namespace and the host program has them.
+    pub(crate) fn setup_capabilities(&self, sandbox: &Prepared) -> CapabilitySet {
+        let mut more = self.scheduling.helpful_capabilities();
+        if self.terminal.is_some() {
+            more = more.with(Capability::Chown);
+        }
+        if sandbox.maps.is_some() || more.is_empty() {
+            return sandbox.setup_capabilities;
+        }
+        let own = ThreadCapabilities::current().map_or(CapabilitySet::EMPTY, |own| own.effective);
+        sandbox.setup_capabilities | more & own
+    }
 }
 
 /// The session and process group of a payload.
@@ -54,7 +89,7 @@ const TRY_NEXT: &[i32] = &[libc::ENOENT, libc::ENOTDIR, libc::EACCES, libc::ESTA
 /// The two slots are its inputs for a name that only this spawn knows (see [`crate::launch`]).
 pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload) -> (Program, [Slot; 2]) {
     let identity = &sandbox.identity;
-    let during = sandbox.setup_capabilities.bits();
+    let during = payload.setup_capabilities(sandbox).bits();
     let fragment = |p: &mut Program, wanted: Step| {
         for (_, program) in sandbox.credentials.programs().filter(|(step, _)| *step == wanted) {
             p.append(program);
@@ -76,7 +111,7 @@ pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload) -> (Program, 
     }
     let umask = p.umask(0);
 
-    if sandbox.maps.is_some() || sandbox.guard {
+    if payload.waits(sandbox) {
         p.at(Step::IdMaps, "wait for the parent");
         let go = p.room(1);
         p.read_exact(Fd::number(FD_CONTROL), go);
@@ -107,12 +142,6 @@ pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload) -> (Program, 
     }
     p.append(&sandbox.masks);
 
-    p.at(Step::Session, "");
-    match payload.session {
-        Session::New => p.setsid(),
-        Session::NewGroup => p.setpgid(0),
-        Session::Inherit => {}
-    }
     let limits = |p: &mut Program, step: Step, wanted: fn(Resource) -> bool| {
         for &(resource, soft, hard) in sandbox.limits.iter().chain(&payload.limits) {
             if wanted(resource) {
@@ -127,6 +156,12 @@ pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload) -> (Program, 
         Some(mask) => p.umask(mask),
         None => p.umask(umask),
     };
+    payload.scheduling.apply(&mut p);
+
+    if let Some(terminal) = payload.terminal {
+        let owner = sandbox.maps.is_none().then(|| identity.uid.as_raw());
+        terminal.open(&mut p, FD_CONTROL, owner);
+    }
 
     fragment(&mut p, Step::BoundingSet);
     fragment(&mut p, Step::Identity);
@@ -143,7 +178,7 @@ pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload) -> (Program, 
 
     fragment(&mut p, Step::NoNewPrivs);
 
-    descriptors(&mut p, payload, sandbox.view.trees.len() as i32);
+    let (control, program) = descriptors(&mut p, payload, sandbox.view.trees.len() as i32);
 
     p.at(Step::WorkingDirectory, payload.directory.to_string_lossy());
     let how = OpenHow {
@@ -154,6 +189,20 @@ pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload) -> (Program, 
     let directory = p.openat2(Fd::CWD, &payload.directory, how);
     p.fchdir(directory);
     p.close(directory);
+
+    if sandbox.init {
+        p.at(Step::Init, "");
+        p.init(control);
+    }
+    p.at(Step::Session, "");
+    match payload.session {
+        Session::New => p.setsid(),
+        Session::NewGroup => p.setpgid(0),
+        Session::Inherit => {}
+    }
+    if let Some(terminal) = payload.terminal {
+        terminal.control(&mut p);
+    }
 
     limits(&mut p, Step::OpenFiles, |resource| resource == Resource::OpenFiles);
 
@@ -168,14 +217,22 @@ pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload) -> (Program, 
     if let Some(filter) = &sandbox.filter {
         p.append(filter);
     }
-    for candidate in &payload.candidates {
+    if let Some(program) = program {
+        p.at(Step::Exec, "the host program's own file");
+        p.execveat(program, argv, envp);
+    }
+    let candidates = match &payload.program {
+        Executable::Paths(paths) => &paths[..],
+        Executable::Passed => &[],
+    };
+    for candidate in candidates {
         p.at(Step::Exec, candidate.to_string_lossy());
         p.execve(candidate, argv, envp);
-        if payload.candidates.len() > 1 {
+        if candidates.len() > 1 {
             p.remember(TRY_NEXT);
         }
     }
-    if payload.candidates.len() > 1 {
+    if candidates.len() > 1 {
         p.at(
             Step::Exec,
             payload.argv.first().map_or(String::new(), |name| name.to_string_lossy().into_owned()),
@@ -189,22 +246,26 @@ fn parent_death(p: &mut Program) {
     p.prctl(libc::PR_SET_PDEATHSIG, [libc::SIGKILL as u64, 0, 0, 0]);
 }
 
-/// Closes all that set-up used, and gives the declared descriptors their numbers.
-fn descriptors(p: &mut Program, payload: &Payload, trees: i32) {
+/// Closes all that set-up used, and gives the declared descriptors their numbers. The control socket, and the program
+/// if it was passed, which end with the exec, may have other numbers then: those are returned.
+fn descriptors(p: &mut Program, payload: &Payload, trees: i32) -> (Fd, Option<Slot>) {
     p.at(Step::Descriptors, "");
-    if payload.descriptors.is_empty() {
+    let program = matches!(payload.program, Executable::Passed);
+    if payload.descriptors.is_empty() && !program {
         p.close_range(FD_CONTROL + 1, -1);
-        return;
+        return (Fd::number(FD_CONTROL), None);
     }
     // The targets may be anything above 2, the control socket's number too: everything moves above them first.
     let first = FD_PASSED + trees;
-    let count = payload.descriptors.len() as i32;
+    let count = payload.descriptors.len() as i32 + i32::from(program);
     let highest = payload.descriptors.iter().copied().max().unwrap_or(0);
     let above = (first + count).max(highest + 1);
-    p.dup_from(Fd::number(FD_CONTROL), above);
-    let copies: Vec<_> = (first..first + count).map(|fd| p.dup_from(Fd::number(fd), above)).collect();
+    let control = p.dup_from(Fd::number(FD_CONTROL), above);
+    let mut copies: Vec<_> = (first..first + count).map(|fd| p.dup_from(Fd::number(fd), above)).collect();
     p.close_range(3, above - 1);
+    let program = if program { copies.pop() } else { None };
     for (copy, &target) in copies.into_iter().zip(&payload.descriptors) {
         p.dup3(copy, target, false);
     }
+    (control.into(), program)
 }

@@ -41,6 +41,15 @@ pub struct Plan {
     pub(crate) source_slots: Vec<Slot>,
     pub(crate) prologue: Prologue,
     pub(crate) maps: Option<PreparedMaps>,
+    /// Pid 1 is an init, which tells how the payload ended.
+    pub(crate) init: bool,
+    /// The flags for entering the payload's pid namespace, if that is its own.
+    pub(crate) pid_namespace: Option<i32>,
+    /// The stage waits for a go.
+    pub(crate) waits: bool,
+    pub(crate) oom_score_adj: Option<i32>,
+    /// The stage sends the host program's end of a terminal.
+    pub(crate) terminal: bool,
     /// A guard must stand before the payload begins.
     pub(crate) guard: bool,
     pub(crate) stage: Program,
@@ -63,11 +72,12 @@ pub(crate) struct Handling {
     pub(crate) descriptors: Vec<Arc<OwnedFd>>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) output_limit: u64,
+    pub(crate) oom_score_adj: Option<i32>,
 }
 
 impl Plan {
     pub(crate) fn new(sandbox: &Sandbox, payload: &Payload, handling: Handling) -> Self {
-        let Handling { stdio, descriptors, timeout, output_limit } = handling;
+        let Handling { stdio, descriptors, timeout, output_limit, oom_score_adj } = handling;
         let prepared = &sandbox.prepared;
         let (stage, stage_name) = stage_program(prepared, payload);
         Self {
@@ -77,11 +87,16 @@ impl Plan {
             cgroup: prepared.cgroup.clone(),
             prologue: Prologue::new(
                 prepared.view.trees.len() + descriptors.len(),
-                prepared.setup_capabilities.bits(),
+                payload.setup_capabilities(prepared).bits(),
             ),
             sources: prepared.view.sources.clone(),
             source_slots: prepared.view.trees.clone(),
             maps: prepared.maps.clone(),
+            init: prepared.init,
+            pid_namespace: entry_flags(prepared.namespaces),
+            waits: payload.waits(prepared),
+            oom_score_adj,
+            terminal: payload.terminal.is_some(),
             guard: prepared.guard,
             stage,
             stage_name,
@@ -216,10 +231,20 @@ impl fmt::Display for Plan {
             writeln!(f, "== host program: guard")?;
             writeln!(f, "    a process that kills the payload when the host program has ended")?;
         }
-        if self.maps.is_some() || self.guard {
+        if let Some(adjustment) = self.oom_score_adj {
+            writeln!(f, "== host program: oom_score_adj")?;
+            writeln!(f, "    write \"{adjustment}\" to /proc/PID/oom_score_adj")?;
+        }
+        if self.waits {
             writeln!(f, "    send the stage its go")?;
         }
         writeln!(f, "== child, in memory of its own: the stage")?;
         write!(f, "{}", self.stage)
     }
+}
+
+/// What joins the new pid namespace of a payload, with its user namespace if that is new.
+fn entry_flags(namespaces: Namespaces) -> Option<i32> {
+    let user = if namespaces.contains(Namespace::User) { libc::CLONE_NEWUSER } else { 0 };
+    namespaces.contains(Namespace::Pid).then_some(user | libc::CLONE_NEWPID)
 }

@@ -45,6 +45,10 @@ pub(crate) struct Prepared {
     pub(crate) lifetime: Lifetime,
     /// The payload could do away with its parent-death signal, and no cgroup's guard would end it.
     pub(crate) guard: bool,
+    /// Pid 1 is an init.
+    pub(crate) init: bool,
+    /// The view has a devpts of its own.
+    pub(crate) terminals: bool,
     pub(crate) setup_timeout: Duration,
 }
 
@@ -179,6 +183,8 @@ impl Prepared {
             time: new(Namespace::Time).then_some(spec.time),
             joins: spec.joins.clone(),
             view,
+            terminals: root.has_terminals(),
+            init: spec.init,
             masks: root.masks(),
             _root: root,
             hostname: new(Namespace::Uts).then(|| hostname.program()),
@@ -344,6 +350,9 @@ fn check_namespaces(spec: &Spec, caller: &Caller, conflicts: &mut Conflicts) {
             conflicts.add("ipc: a later setter has taken back the joined namespace");
         }
         _ => {}
+    }
+    if spec.init && !new(Namespace::Pid) {
+        conflicts.add("init: it is pid 1 of a pid namespace of its own, which there is none of");
     }
     if !new(Namespace::User) && !caller.privileged {
         conflicts.add("namespaces: without privileges everything else needs a new user namespace");

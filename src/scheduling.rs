@@ -87,7 +87,7 @@ macro_rules! personalities {
 
 personalities! {
     /// `uname -m` says i686: for builds of 32-bit programs.
-    LINUX32 = libc::PER_LINUX32,
+    LINUX32 = 0x8,
     /// `uname -r` says 2.6: for programs that take a version above that for a mistake.
     UNAME26 = libc::UNAME26,
     /// No randomisation of addresses: runs are reproducible, and attacks easier.

@@ -285,8 +285,12 @@ pub(crate) fn above_stdio(fd: OwnedFd) -> io::Result<OwnedFd> {
 
 /// A pidfd of the calling process: readable when that has ended, whoever else has inherited its descriptors.
 pub(crate) fn pidfd_of_self() -> io::Result<OwnedFd> {
+    pidfd_open(std::process::id())
+}
+
+pub(crate) fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
     // SAFETY: takes no address.
-    let fd = cvt(unsafe { libc::syscall(libc::SYS_pidfd_open, std::process::id(), 0) } as i32)?;
+    let fd = cvt(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as i32)?;
     above_stdio(adopt(fd))
 }
 
@@ -303,6 +307,21 @@ pub(crate) fn send_signal_to(pidfd: RawFd, signal: i32) -> io::Result<()> {
     // SAFETY: the caller holds the lock without which nobody closes the descriptor.
     let pidfd = unsafe { BorrowedFd::borrow_raw(pidfd) };
     send_signal(pidfd, signal)
+}
+
+/// Rows and columns of a terminal.
+pub(crate) fn window_size(terminal: BorrowedFd<'_>) -> io::Result<[u16; 2]> {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the structure is writable and what the request fills in.
+    cvt(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) })?;
+    Ok([size.ws_row, size.ws_col])
+}
+
+/// Sets rows and columns of a terminal.
+pub(crate) fn set_window_size(terminal: BorrowedFd<'_>, [rows, columns]: [u16; 2]) -> io::Result<()> {
+    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the structure is what the request reads.
+    cvt(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) }).map(drop)
 }
 
 /// Whether a descriptor number is open.

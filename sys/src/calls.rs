@@ -470,10 +470,12 @@ impl Program {
         self.call(libc::SYS_kill, [pid.into(), signal.into()]);
     }
 
-    /// `wait4(-1, NULL, __WALL, NULL)`: until one child has ended.
-    pub fn wait_for_child(&mut self) {
-        self.call(libc::SYS_wait4, [(-1).into(), 0.into(), libc::__WALL.into(), 0.into()]);
+    /// `wait4(-1, status, __WALL, NULL)`: until one child has ended; the place is its status.
+    pub fn wait_for_child(&mut self) -> Place {
+        let status = self.room(4);
+        self.call(libc::SYS_wait4, [(-1).into(), status.into(), libc::__WALL.into(), 0.into()]);
         self.retry();
+        status
     }
 
     /// `clone` without flags: a fork of the stage. The slot is 0 in the new process.
