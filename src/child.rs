@@ -1,23 +1,30 @@
 //! A running payload.
 
+use std::ffi::OsStr;
 use std::fmt;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{ChildStderr, ChildStdin, ChildStdout};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use palisade_cgroup::{Cgroup, OwnedCgroup};
 use palisade_sys::{Outcome, Step};
 
+use crate::collector::Collector;
+use crate::command::Command;
+use crate::enter::{Origin, Target};
 use crate::error::{Error, ErrorKind, Result};
 use crate::launch::Started;
 use crate::newborn::read_outcome;
 use crate::output::collect;
+use crate::plan::Supervision;
 use crate::pty::Pty;
 use crate::reaper;
-use crate::sandbox::Lifetime;
+use crate::sandbox::{Lifetime, Sandbox};
 use crate::status::{ExitCause, ExitStatus, ResourceUsage};
-use crate::sys::{self, send_signal};
+use crate::sys::{self, Waited, send_signal};
 
 /// A payload that runs.
 ///
@@ -34,6 +41,11 @@ pub struct Child {
     /// Our end of the payload's terminal, if it has one.
     pub pty: Option<Pty>,
     pid: u32,
+    sandbox: Sandbox,
+    /// That of the sandbox, which may be another child's.
+    cgroup: Option<Cgroup>,
+    /// Processes that the kernel had killed there for want of memory before this child was.
+    killed_before: u64,
     /// Taken by drop only.
     live: Option<Live>,
     /// The process whose child it is: after a fork of the host program, the copy's drop is nobody's end.
@@ -49,12 +61,14 @@ pub struct Child {
 /// What keeps a payload's process and cgroup.
 #[derive(Debug)]
 pub(crate) struct Live {
-    pub(crate) pidfd: OwnedFd,
+    pub(crate) pidfd: Arc<OwnedFd>,
     pub(crate) cgroup: Option<OwnedCgroup>,
     /// Where an init leaves the payload's status.
     pub(crate) image: Option<OwnedFd>,
     /// The flags for entering its pid namespace, if that is its own: with its user namespace, if that is.
     pub(crate) pid_namespace: Option<i32>,
+    /// Waits for it, if it entered a living sandbox; else that is for its child to do.
+    pub(crate) collector: Option<Arc<Collector>>,
 }
 
 impl Live {
@@ -66,6 +80,17 @@ impl Live {
         });
         // In a pid namespace the payload is its init, whose end takes all others along. Both, whatever the one says.
         self.signal(libc::SIGKILL).and(killed)
+    }
+
+    /// The status of a payload that has ended; `ECHILD` if somebody else's wait has taken it.
+    fn status(&self) -> io::Result<Waited> {
+        let waited = match &self.collector {
+            Some(collector) => collector.get().waited,
+            None => {
+                return sys::wait(&self.pidfd, true, false)?.ok_or_else(|| io::Error::other("no status"));
+            }
+        };
+        waited.ok_or_else(|| io::Error::from_raw_os_error(libc::ECHILD))
     }
 
     fn signal(&self, signal: i32) -> Result<()> {
@@ -95,23 +120,27 @@ pub struct Output {
 }
 
 impl Child {
-    pub(crate) fn new(
-        mut started: Started,
-        lifetime: Lifetime,
-        deadline: Option<Instant>,
-        output_limit: u64,
-    ) -> Self {
+    pub(crate) fn new(mut started: Started, supervision: Supervision) -> Self {
+        let Supervision { sandbox, lifetime, timeout, output_limit, target } = supervision;
         let [stdin, stdout, stderr] = started.streams.each_mut().map(Option::take);
+        let live = started.live.take();
+        let own = live.as_ref().and_then(|live| live.cgroup.as_deref().cloned());
+        let entered = target.and_then(Target::into_cgroup);
+        let killed_before = entered.as_ref().map_or(0, killed_for_memory);
         Self {
             stdin: stdin.map(Into::into),
             stdout: stdout.map(Into::into),
             stderr: stderr.map(Into::into),
             pty: started.terminal.take().map(Pty::new),
             pid: started.pid,
-            live: started.live.take(),
+            sandbox,
+            cgroup: own.or(entered),
+            killed_before,
+            live,
             maker: std::process::id(),
             lifetime,
-            deadline,
+            // A time that no clock reaches is no time.
+            deadline: timeout.and_then(|limit| Instant::now().checked_add(limit)),
             output_limit,
             status: None,
             killed_for: None,
@@ -142,9 +171,32 @@ impl Child {
         self.live().pidfd.as_fd()
     }
 
-    /// The payload's own cgroup, if it was given one: its statistics and events.
+    /// The sandbox's own cgroup, if it was given one: its statistics and events.
     pub fn cgroup(&self) -> Option<&Cgroup> {
-        self.live().cgroup.as_deref()
+        self.cgroup.as_ref()
+    }
+
+    /// A further program in this living sandbox: in all its namespaces (and so its root and its pids), its cgroup, under
+    /// its user, with its capabilities, no_new_privs, filter, limits and environment. It has the surface of every
+    /// other [`Command`].
+    ///
+    /// What is restricted from inside (capabilities, no_new_privs, the filter) is done anew, as it was for this payload:
+    /// the restrictions are equal, not the same objects. What the payload added to its own later is not there.
+    ///
+    /// Nothing of the host is within reach of what runs in there already: not the host program's memory or
+    /// descriptors, nor those of the process that enters, of which they see that it exists. They can stop it or end it
+    /// by a signal if its user is theirs; then `spawn` is an error.
+    ///
+    /// The program's [`Child`] is one of its own: waited for, killed and dropped apart from this one. Killing it kills
+    /// that process; what that has started stays in the sandbox, whose end is the end of all.
+    ///
+    /// # Errors
+    /// Of `spawn`: [`ErrorKind::Gone`] if the payload has ended, or ends meanwhile.
+    #[doc(alias = "nsenter")]
+    pub fn exec(&self, program: impl AsRef<OsStr>) -> Command {
+        let origin = Origin::Ours(self.cgroup.clone());
+        let target = Target { pidfd: Arc::clone(&self.live().pidfd), origin };
+        Command::new(self.sandbox.clone(), Some(target), program.as_ref())
     }
 
     /// Sends a signal to the payload. A payload that is pid 1 of its namespace gets only signals that it has a handler
@@ -242,17 +294,12 @@ impl Child {
     fn wait_until(&mut self, until: Option<Instant>) -> Result<Option<ExitStatus>> {
         if self.status.is_none() {
             let live = self.live();
-            let failed =
-                |call: &str, error: std::io::Error| Error::call(Step::Supervise, call.to_owned(), &error);
+            let failed = |call: &str, error: io::Error| Error::call(Step::Supervise, call.to_owned(), &error);
             if !ended(live.pidfd.as_fd(), until).map_err(|error| failed("poll", error))? {
                 return Ok(None);
             }
-            let (raw, usage) = match sys::wait(&live.pidfd, true, false) {
-                Ok(waited) => {
-                    let waited =
-                        waited.ok_or_else(|| failed("waitid", std::io::Error::other("no status")))?;
-                    (waited.status, Some(ResourceUsage::from_raw(waited.usage)))
-                }
+            let (raw, usage) = match live.status() {
+                Ok(waited) => (waited.status, Some(ResourceUsage::from_raw(waited.usage))),
                 // The host program's own wait, or its ignored SIGCHLD, was faster. (An exec makes every child one
                 // that they see.) Newer kernels keep the status with the pidfd.
                 Err(error) if error.raw_os_error() == Some(libc::ECHILD) => {
@@ -284,10 +331,8 @@ impl Child {
         if cause != ExitCause::Signaled(libc::SIGKILL) {
             return cause;
         }
-        let out_of_memory = || {
-            let events = self.cgroup().map(Cgroup::memory_events);
-            events.is_some_and(|events| events.is_ok_and(|events| events.oom_kill > 0))
-        };
+        let out_of_memory =
+            || self.cgroup().is_some_and(|cgroup| killed_for_memory(cgroup) > self.killed_before);
         match self.killed_for {
             Some(cause) => cause,
             None if out_of_memory() => ExitCause::OutOfMemory,
@@ -316,8 +361,12 @@ impl fmt::Debug for Child {
     }
 }
 
+fn killed_for_memory(cgroup: &Cgroup) -> u64 {
+    cgroup.memory_events().map_or(0, |events| events.oom_kill)
+}
+
 /// Polls a pidfd until its process has ended or `until` is over.
-pub(crate) fn ended(pidfd: BorrowedFd<'_>, until: Option<Instant>) -> std::io::Result<bool> {
+pub(crate) fn ended(pidfd: BorrowedFd<'_>, until: Option<Instant>) -> io::Result<bool> {
     loop {
         let mut fds = [PollFd::new(pidfd, PollFlags::POLLIN)];
         match poll(&mut fds, poll_time(until)) {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use palisade_sys::Step;
 
 use crate::child::{Child, Output};
+use crate::enter::Target;
 use crate::error::{Error, ErrorKind, Result};
 use crate::order::{Executable, Payload, Session};
 use crate::plan::{Handling, Plan};
@@ -30,6 +31,8 @@ use crate::stdio::Stdio;
 #[derive(Clone, Debug)]
 pub struct Command {
     sandbox: Sandbox,
+    /// The living sandbox that it enters, in place of a new one.
+    target: Option<Target>,
     program: OsString,
     /// The program is the host program's own file.
     own: bool,
@@ -54,9 +57,10 @@ pub struct Command {
 const DEFAULT_OUTPUT_LIMIT: u64 = 64 << 20;
 
 impl Command {
-    pub(crate) fn new(sandbox: Sandbox, program: &OsStr) -> Self {
+    pub(crate) fn new(sandbox: Sandbox, target: Option<Target>, program: &OsStr) -> Self {
         Self {
             sandbox,
+            target,
             program: program.to_owned(),
             own: false,
             arg0: None,
@@ -80,7 +84,7 @@ impl Command {
 
     /// The host program's own file as the program.
     pub(crate) fn own(sandbox: Sandbox, name: &OsStr) -> Self {
-        Self { own: true, ..Self::new(sandbox, name) }
+        Self { own: true, ..Self::new(sandbox, None, name) }
     }
 
     /// Adds an argument.
@@ -337,11 +341,11 @@ impl Command {
                 .with_hint("give the program's path, or set PATH with env")
         })?;
         let handling = Handling {
+            target: self.target.clone(),
             stdio,
             descriptors,
             timeout: self.timeout,
             output_limit: self.output_limit,
-            oom_score_adj: self.oom_score_adj,
         };
         Ok(Plan::new(&self.sandbox, &payload, handling))
     }
@@ -411,7 +415,7 @@ impl Command {
             keep_signals: self.keep_signals,
             terminal: None,
             scheduling: self.scheduling.clone(),
-            waits: self.oom_score_adj.is_some(),
+            oom_score_adj: self.oom_score_adj,
         })
     }
 

@@ -30,6 +30,8 @@ pub enum ErrorKind {
     SetupKilled,
     /// The payload itself could not be executed: not found, not executable, no interpreter.
     Exec,
+    /// The living sandbox that a program was to enter has ended; the program did not run.
+    Gone,
     /// Waiting for, signalling or reading from a running child failed.
     Supervise,
     /// The status was collected by another `wait` of the host program, and this kernel does not keep it (needs 6.15).

@@ -9,18 +9,21 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, poll};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, send};
+use palisade_cgroup::OwnedCgroup;
 use palisade_sys::{Outcome, Step};
 
 use crate::child::Live;
+use crate::collector::{Collector, Watched, collect, has_name};
+use crate::enter::{Way, follow};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guard;
 use crate::namespaces::joined;
 use crate::newborn::{Newborn, Watch, control_sockets, read_outcome};
 use crate::plan::Plan;
 use crate::reaper;
-use crate::spawner::{self, Bench};
+use crate::spawner::{self, Bench, Thread};
 use crate::stage;
 use crate::stdio::Opened;
 use crate::sys::{self, adopt, run_here, shared_image};
@@ -51,15 +54,24 @@ const LAST_GRACE: Duration = Duration::from_secs(10);
 
 /// Runs a plan on a spawner thread and waits until its payload is executed, at most for the plan's set-up time.
 pub(crate) fn launch(plan: Plan) -> Result<Started> {
-    let watch = Arc::new(Watch::default());
-    let limit = plan.setup_timeout;
-    let seen = Arc::clone(&watch);
-    let result = spawner::start(move |bench| perform(&plan, bench, &seen))?;
+    let (limit, which) = (plan.setup_timeout, plan.thread());
+    supervise(limit, which, &Arc::default(), move |bench, watch| stand(plan, bench, watch)?.execute())
+}
+
+/// Does some work of a set-up on a spawner thread, at most for a time.
+pub(crate) fn supervise<T: Send + 'static>(
+    limit: Duration,
+    which: Thread,
+    watch: &Arc<Watch>,
+    work: impl FnOnce(&mut Bench, &Arc<Watch>) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let seen = Arc::clone(watch);
+    let result = spawner::start(which, move |bench| work(bench, &seen))?;
     match result.recv_timeout(limit) {
         Ok(done) => done,
         Err(RecvTimeoutError::Disconnected) => Err(spawner::panicked()),
         Err(RecvTimeoutError::Timeout) => {
-            let step = match wait_for_the_late(&watch, &result) {
+            let step = match wait_for_the_late(watch, &result) {
                 // It was ready at the last moment, and was not killed.
                 Some(Ok(started)) => return Ok(started),
                 Some(Err(error)) => error.step(),
@@ -77,7 +89,7 @@ pub(crate) fn launch(plan: Plan) -> Result<Started> {
 
 /// Kills the set-up, again and again since it may only be on its way to a child, and gives what comes of it. `None`: it
 /// hangs where no signal reaches, on the host program's side or in the kernel.
-fn wait_for_the_late(watch: &Watch, result: &Receiver<Result<Started>>) -> Option<Result<Started>> {
+fn wait_for_the_late<T>(watch: &Watch, result: &Receiver<Result<T>>) -> Option<Result<T>> {
     let until = Instant::now() + LAST_GRACE;
     while Instant::now() < until {
         watch.expire();
@@ -90,24 +102,52 @@ fn wait_for_the_late(watch: &Watch, result: &Receiver<Result<Started>>) -> Optio
     None
 }
 
-fn perform(plan: &Plan, bench: &mut Bench, watch: &Arc<Watch>) -> Result<Started> {
+/// A process that has everything it needs, and is on its own way to its payload or waits before it.
+#[derive(Debug)]
+pub(crate) struct Standing {
+    // First: it is killed and waited for before its cgroup is removed.
+    pub(crate) child: Newborn,
+    control: UnixStream,
+    image: OwnedFd,
+    name: [u8; 15],
+    pub(crate) cgroup: Option<OwnedCgroup>,
+    streams: [Option<OwnedFd>; 3],
+    /// Waits for it, if it entered a living sandbox.
+    collector: Option<Arc<Collector>>,
+    pub(crate) plan: Plan,
+}
+
+/// Carries a plan out as far as the host program's side has anything to do.
+fn stand(plan: Plan, bench: &mut Bench, watch: &Arc<Watch>) -> Result<Standing> {
+    match plan.target.clone() {
+        None => perform(plan, None, bench, watch),
+        Some(target) => {
+            let way = target.look(plan.sandbox())?;
+            perform(plan, Some(&way), bench, watch).map_err(|error| target.explain(error))
+        }
+    }
+}
+
+fn perform(plan: Plan, way: Option<&Way>, bench: &mut Bench, watch: &Arc<Watch>) -> Result<Standing> {
     let stage = stage::stage()?;
     let prepare = |call: &'static str| move |error: io::Error| Error::call(Step::Prepare, call, &error);
 
     let cgroup = plan.make_cgroup(bench)?;
-    let trees = take_trees(plan)?;
-    let [stdin, stdout, stderr] = open_streams(plan)?;
+    let trees = take_trees(&plan)?;
+    let [stdin, stdout, stderr] = open_streams(&plan)?;
     let (control, theirs) = control_sockets()?;
-    let (image, name) = plan.stage_image();
+    let (image, name) = plan.stage_image(way);
     let image = shared_image(&image.to_bytes()).map_err(prepare("memfd_create(\"palisade-image\")"))?;
 
     let standard = [&stdin, &stdout, &stderr].map(|stream| stream.child.number());
-    let passed = trees.iter().chain(plan.descriptors()).map(AsRawFd::as_raw_fd);
+    let target = plan.target.iter().map(|target| &*target.pidfd);
+    let passed = trees.iter().chain(target).chain(plan.descriptors()).map(AsRawFd::as_raw_fd);
     let own = [theirs.as_raw_fd(), image.as_raw_fd()];
     let mut prologue = plan.prologue.image(standard.into_iter().chain(own).chain(passed), stage.as_raw_fd());
 
-    let into = cgroup.as_ref().map(AsFd::as_fd);
-    let child = joined(&plan.joins, || {
+    let entered = way.and_then(|way| way.cgroup.as_ref()).map(AsFd::as_fd);
+    let into = cgroup.as_ref().map(AsFd::as_fd).or(entered);
+    let mut child = joined(&plan.joins, || {
         Newborn::clone(plan.clone_flags, into, Arc::clone(watch), bench, &mut prologue)
             .map_err(|error| plan.clone_error(&error))
     })?;
@@ -119,6 +159,20 @@ fn perform(plan: &Plan, bench: &mut Bench, watch: &Arc<Watch>) -> Result<Started
         return Err(Error::explained(plan.prologue.program.explain(fault)));
     }
 
+    let mut collector = None;
+    if let Some(position) = plan.position_of_pid() {
+        let followed = follow(&mut child, &image, position, &control)
+            .map_err(|error| Error::call(Step::Join, "wait for the process that entered", &error))?;
+        if !followed {
+            let error = conclude(&plan, &image, &name, &child, None).err().unwrap_or_else(timed_out);
+            // Whatever came to be inside has ended, and holds the end of the sandbox up until it is waited for.
+            collect(None);
+            return Err(error);
+        }
+        let watched = Watched { pid: child.pid, name, collector: Arc::default() };
+        collector = Some(Arc::clone(&watched.collector));
+        bench.watched = Some(watched);
+    }
     let maps = plan.maps.as_ref().map_or(Ok(()), |maps| child.give_maps(maps));
     let given = maps
         .and_then(|()| plan.oom_score_adj.map_or(Ok(()), |adjustment| child.set_oom_score_adj(adjustment)));
@@ -126,31 +180,56 @@ fn perform(plan: &Plan, bench: &mut Bench, watch: &Arc<Watch>) -> Result<Started
         // A stage that failed or ended meanwhile says why in its image, which is the better answer. It may be on its
         // way out still.
         let ended = child.pidfd.as_ref().is_some_and(ends_soon);
-        return Err(if ended { conclude(plan, &image, &name, &child).err().unwrap_or(error) } else { error });
+        return Err(if ended {
+            conclude(&plan, &image, &name, &child, None).err().unwrap_or(error)
+        } else {
+            error
+        });
     }
     if plan.guard {
         child.pidfd.as_ref().map_or(Ok(()), |pidfd| guard::watch_over(pidfd.as_fd(), bench))?;
     }
     if plan.waits {
+        go(&control, Step::IdMaps)?;
+    }
+    let streams = [stdin.parent, stdout.parent, stderr.parent];
+    Ok(Standing { child, control, image, name, cgroup, streams, collector, plan })
+}
+
+/// Sends the stage the byte that it waits for.
+fn go(control: &UnixStream, step: Step) -> Result<()> {
+    match send(control.as_raw_fd(), &[1], MsgFlags::MSG_NOSIGNAL) {
         // EPIPE: it has ended already; why is in the image.
-        match send(control.as_raw_fd(), &[1], MsgFlags::MSG_NOSIGNAL) {
-            Ok(_) | Err(nix::errno::Errno::EPIPE | nix::errno::Errno::ECONNRESET) => {}
-            Err(errno) => return Err(Error::call(Step::IdMaps, "send to the stage", &errno.into())),
-        }
+        Ok(_) | Err(nix::errno::Errno::EPIPE | nix::errno::Errno::ECONNRESET) => Ok(()),
+        Err(errno) => Err(Error::call(step, "send to the stage", &errno.into())),
+    }
+}
+
+impl Standing {
+    /// Waits until the payload is executed.
+    pub(crate) fn execute(self) -> Result<Started> {
+        let target = self.plan.target.clone();
+        self.executed().map_err(|error| match target {
+            Some(target) => target.explain(error),
+            None => error,
+        })
     }
 
-    // The socket closes when the payload is executed, or when the child ends.
-    let terminal =
-        wait_for_end(&control).map_err(|error| Error::call(Step::Stage, "recvmsg from the stage", &error))?;
-    conclude(plan, &image, &name, &child)?;
-    if plan.terminal && terminal.is_none() {
-        let new = Error::new(ErrorKind::Setup, Step::Stdio, "the stage sent no terminal");
-        return Err(new.with_hint("the host program has no descriptor left (RLIMIT_NOFILE)"));
+    fn executed(self) -> Result<Started> {
+        let Self { child, control, image, name, cgroup, streams, collector, plan } = self;
+        // The socket closes when the payload is executed, or when the child ends.
+        let terminal = wait_for_end(&control)
+            .map_err(|error| Error::call(Step::Stage, "recvmsg from the stage", &error))?;
+        conclude(&plan, &image, &name, &child, None)?;
+        if plan.terminal && terminal.is_none() {
+            let new = Error::new(ErrorKind::Setup, Step::Stdio, "the stage sent no terminal");
+            return Err(new.with_hint("the host program has no descriptor left (RLIMIT_NOFILE)"));
+        }
+        let (pid, pidfd) = child.take().ok_or_else(timed_out)?;
+        let (image, pid_namespace) = (plan.init.then_some(image), plan.pid_namespace);
+        let live = Some(Live { pidfd: Arc::new(pidfd), cgroup, collector, image, pid_namespace });
+        Ok(Started { pid, live, streams, terminal })
     }
-    let (pid, pidfd) = child.take().ok_or_else(timed_out)?;
-    let live =
-        Some(Live { pidfd, cgroup, image: plan.init.then_some(image), pid_namespace: plan.pid_namespace });
-    Ok(Started { pid, live, streams: [stdin.parent, stdout.parent, stderr.parent], terminal })
 }
 
 /// Whether a process ends within the time that an exit may take.
@@ -221,22 +300,31 @@ fn receive(control: &UnixStream) -> io::Result<(usize, Option<OwnedFd>)> {
     Ok((message.bytes, one))
 }
 
-/// Decides from what the stage left in its image whether the payload was executed.
-fn conclude(plan: &Plan, image: &OwnedFd, name: &[u8; 15], child: &Newborn) -> Result<()> {
+/// Decides from what the stage left in its image whether the payload was executed. `collector`: who waits for the child,
+/// if that is not the caller.
+fn conclude(
+    plan: &Plan,
+    image: &OwnedFd,
+    name: &[u8; 15],
+    child: &Newborn,
+    collector: Option<&Collector>,
+) -> Result<()> {
     match read_outcome(image)? {
         Outcome::Failed(fault) => Err(plan.stage_error(fault)),
         Outcome::Executed | Outcome::Ended(_) => Ok(()),
         // Below an init, only that knows.
-        Outcome::Executing if !plan.init && !died_as_stage(child, name) => Ok(()),
+        Outcome::Executing if !plan.init && !died_as_stage(child, name, collector) => Ok(()),
         outcome => {
             let begun = matches!(outcome, Outcome::Executing | Outcome::Lost(_));
             let step = if begun { Step::Exec } else { Step::Stage };
+            let waited = || match (collector, &child.pidfd) {
+                (Some(collector), _) => collector.get().waited,
+                (None, Some(pidfd)) => sys::wait(pidfd, true, true).ok().flatten(),
+                (None, None) => None,
+            };
             let status = match outcome {
                 Outcome::Lost(status) => Some(status),
-                _ => {
-                    let ended = child.pidfd.as_ref().and_then(|fd| sys::wait(fd, true, true).ok().flatten());
-                    ended.map(|ended| ended.status)
-                }
+                _ => waited().map(|waited| waited.status),
             };
             let how = status.map_or("it ended".into(), |status| ExitStatus::from_raw(status).to_string());
             let new = Error::new(
@@ -258,12 +346,16 @@ fn conclude(plan: &Plan, image: &OwnedFd, name: &[u8; 15], child: &Newborn) -> R
 
 /// Whether the child was killed before its payload's image replaced the stage's: a process keeps the name that its last
 /// exec gave it, as a zombie too, and the name that the stage gave itself is one that no payload knows.
-fn died_as_stage(child: &Newborn, name: &[u8; 15]) -> bool {
+fn died_as_stage(child: &Newborn, name: &[u8; 15], collector: Option<&Collector>) -> bool {
     let Some(pidfd) = &child.pidfd else { return false };
-    let Ok(Some(ended)) = sys::wait(pidfd, false, true) else { return false };
-    if ended.status & 0x7f == 0 {
-        return false; // an exec that fails leaves a fault, so an exit is the payload's
+    if let Some(collector) = collector {
+        let ended = poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO);
+        return ended.is_ok_and(|count| count > 0) && {
+            let collected = collector.get();
+            collected.as_stage && collected.waited.is_some_and(|waited| waited.status & 0x7f != 0)
+        };
     }
-    let stat = std::fs::read(format!("/proc/{}/stat", child.pid)).unwrap_or_default();
-    stat.windows(17).any(|w| w[0] == b'(' && &w[1..16] == name && w[16] == b')')
+    let Ok(Some(ended)) = sys::wait(pidfd, false, true) else { return false };
+    // An exec that fails leaves a fault, so an exit is the payload's.
+    ended.status & 0x7f != 0 && has_name(child.pid, name)
 }

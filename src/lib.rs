@@ -1,7 +1,10 @@
 #![doc = include_str!("../README.md")]
 
 mod child;
+mod collector;
 mod command;
+mod confine;
+mod enter;
 mod error;
 mod function;
 mod guard;

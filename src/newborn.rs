@@ -11,7 +11,7 @@ use palisade_sys::{FD_CONTROL, Fd, HEADER_LEN, Image, Outcome, Program, Step};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::prologue::Prologue;
-use crate::spawner::{self, Bench};
+use crate::spawner::{self, Bench, Thread};
 use crate::stage;
 use crate::stdio::Stdio;
 use crate::sys::{self, adopt, clone_child, send_signal, shared_image};
@@ -69,6 +69,21 @@ impl Newborn {
         }
         let path = format!("/proc/self/fd/{}/oom_score_adj", dir.as_raw_fd());
         std::fs::write(path, adjustment.to_string()).map_err(failed)
+    }
+
+    /// From now on it is the process of `pidfd`, which it has left behind; it has ended itself.
+    pub(crate) fn succeed(&mut self, pid: u32, pidfd: OwnedFd) {
+        let state = self.watch.state();
+        self.watch.pidfd.store(pidfd.as_raw_fd(), Ordering::SeqCst);
+        if *state == WatchState::Expired {
+            drop(send_signal(&pidfd, libc::SIGKILL));
+        }
+        drop(state);
+        self.pid = pid;
+        if let Some(ended) = self.pidfd.replace(pidfd) {
+            // ECHILD: somebody else's wait was faster.
+            drop(sys::wait(&ended, true, false));
+        }
     }
 
     /// Hands it over, unless its time is over: then it is killed and waited for here.
@@ -210,7 +225,7 @@ pub(crate) fn run_helper(program: &Program, passed: &[OwnedFd], bench: &mut Benc
 
 /// A user namespace with these maps, held by its descriptor alone: for id-mapped mounts.
 pub(crate) fn user_namespace(maps: PreparedMaps) -> Result<OwnedFd> {
-    let made = spawner::start(move |bench| {
+    let made = spawner::start(Thread::Any, move |bench| {
         let failed = |call: &'static str| move |error: io::Error| Error::call(Step::IdMaps, call, &error);
         // Its first process waits for a byte that never comes, until it is killed.
         let mut wait = Program::new();

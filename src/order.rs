@@ -9,6 +9,8 @@ use palisade_creds::{Capability, CapabilitySet, ThreadCapabilities, first_identi
 use palisade_ns::TimeOffsets;
 use palisade_sys::{FD_CONTROL, FD_PASSED, Fd, OpenHow, Place, Program, Slot, Step};
 
+use crate::confine::Label;
+use crate::enter::{Entry, enter};
 use crate::prepare::Prepared;
 use crate::pty::Terminal;
 use crate::rlimit::Resource;
@@ -31,8 +33,7 @@ pub(crate) struct Payload {
     pub(crate) keep_signals: bool,
     pub(crate) terminal: Option<Terminal>,
     pub(crate) scheduling: Scheduling,
-    /// The host program's side sets something of the child before it goes on.
-    pub(crate) waits: bool,
+    pub(crate) oom_score_adj: Option<i32>,
 }
 
 /// What is executed.
@@ -47,7 +48,7 @@ pub(crate) enum Executable {
 impl Payload {
     /// Whether the stage waits for the host program's side, which has something to do first.
     pub(crate) fn waits(&self, sandbox: &Prepared) -> bool {
-        sandbox.maps.is_some() || sandbox.guard || self.waits
+        sandbox.maps.is_some() || sandbox.guard || self.oom_score_adj.is_some()
     }
 
     /// What set-up needs. Beside the sandbox's capabilities, those that serve this command's wishes where the child
@@ -84,32 +85,69 @@ const SETTABLE_SIGNALS: u64 = !(1 << (libc::SIGKILL - 1) | 1 << (libc::SIGSTOP -
 /// What a failed candidate of a PATH look-up may fail with for the next one to be tried, as execvp has it.
 const TRY_NEXT: &[i32] = &[libc::ENOENT, libc::ENOTDIR, libc::EACCES, libc::ESTALE];
 
-/// The stage's program.
-///
-/// The two slots are its inputs for a name that only this spawn knows (see [`crate::launch`]).
-pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload) -> (Program, [Slot; 2]) {
-    let identity = &sandbox.identity;
-    let during = payload.setup_capabilities(sandbox).bits();
-    let fragment = |p: &mut Program, wanted: Step| {
-        for (_, program) in sandbox.credentials.programs().filter(|(step, _)| *step == wanted) {
-            p.append(program);
-        }
-    };
-    let mut p = Program::new();
+/// Where a payload comes to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Site {
+    /// In namespaces of its own, in which the stage was cloned.
+    New,
+    /// In those of a living sandbox, which the stage has to enter.
+    Living,
+}
 
-    p.at(Step::Baseline, "");
+/// The stage's program, and what the host program's side has to know of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Stage {
+    pub(crate) program: Program,
+    /// Inputs for a name that only this spawn knows (see [`crate::launch`]).
+    pub(crate) name: [Slot; 2],
+    pub(crate) entry: Option<Entry>,
+}
+
+/// The stage's program. The part that gives up what a payload must not have is the same in a new sandbox and in a
+/// living one.
+pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload, site: Site) -> Stage {
+    let mut p = Program::new();
     let name = [p.input("name"), p.input("name")];
-    let place = p.room(16);
-    p.store(place.part(0, 8), name[0]);
-    p.store(place.part(8, 8), name[1]);
-    p.set_name(place);
-    p.close_on_exec_from(3);
-    p.prctl(libc::PR_CAP_AMBIENT, [libc::PR_CAP_AMBIENT_CLEAR_ALL as u64, 0, 0, 0]);
-    p.capset(during, during, 0);
+    baseline(&mut p, payload, name, site);
     if !payload.keep_signals {
         p.default_signals(SETTABLE_SIGNALS);
     }
     let umask = p.umask(0);
+    let (entry, label, kept) = match site {
+        Site::New => (None, build(&mut p, sandbox, payload), sandbox.view.trees.len()),
+        Site::Living => (Some(enter(&mut p, sandbox, payload)), sandbox.entering_proc.run(&mut p), 1),
+    };
+    restrict(&mut p, sandbox, payload, site, label, umask, kept);
+    Stage { program: p, name, entry }
+}
+
+fn baseline(p: &mut Program, payload: &Payload, name: [Slot; 2], site: Site) {
+    if let (Site::Living, Some(adjustment)) = (site, payload.oom_score_adj) {
+        // By itself, while its /proc is open to it: whom the host program waits for is somebody else.
+        p.at(Step::Baseline, "oom_score_adj");
+        let how = OpenHow { flags: libc::O_WRONLY, ..OpenHow::default() };
+        let file = p.openat2(Fd::CWD, c"/proc/self/oom_score_adj", how);
+        p.write_all(file, adjustment.to_string().as_bytes());
+        p.close(file);
+    }
+    p.at(Step::Baseline, "");
+    if site == Site::Living {
+        // Before all that follows: what runs in there must not look at a process that comes from the host.
+        p.prctl(libc::PR_SET_DUMPABLE, [0; 4]);
+    }
+    let text = p.room(16);
+    p.store(text.part(0, 8), name[0]);
+    p.store(text.part(8, 8), name[1]);
+    p.set_name(text);
+    p.close_on_exec_from(3);
+    p.prctl(libc::PR_CAP_AMBIENT, [libc::PR_CAP_AMBIENT_CLEAR_ALL as u64, 0, 0, 0]);
+}
+
+/// Builds the sandbox, in its new namespaces.
+fn build<'a>(p: &mut Program, sandbox: &'a Prepared, payload: &Payload) -> Label<'a> {
+    let identity = &sandbox.identity;
+    let during = payload.setup_capabilities(sandbox).bits();
+    p.capset(during, during, 0);
 
     if payload.waits(sandbox) {
         p.at(Step::IdMaps, "wait for the parent");
@@ -119,18 +157,18 @@ pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload) -> (Program, 
     let clocks = sandbox.time.map(|offsets| {
         // Opened before a change of ids closes the process's own /proc to it.
         p.at(Step::IdMaps, "/proc/self/timens_offsets");
-        (offsets, TimeOffsets::open(&mut p))
+        (offsets, TimeOffsets::open(p))
     });
     if sandbox.maps.is_some() && identity.change {
         p.append(&first_identity(identity.uid, identity.gid));
         // The change of ids has cleared it.
         p.at(Step::FirstIdentity, "");
-        parent_death(&mut p);
+        parent_death(p);
     }
 
     if let Some((offsets, file)) = clocks {
         p.at(Step::TimeNamespace, "");
-        offsets.enter(&mut p, file);
+        offsets.enter(p, file);
     }
 
     p.append(&sandbox.view.build); // propagation, mounts, pivot_root
@@ -140,8 +178,26 @@ pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload) -> (Program, 
     if let Some(network) = &sandbox.network {
         p.append(network);
     }
+    let label = sandbox.private_proc.run(p);
     p.append(&sandbox.masks);
+    label
+}
 
+/// What is restricted from inside, and then the payload. `kept` descriptors were passed before the declared ones.
+fn restrict(
+    p: &mut Program,
+    sandbox: &Prepared,
+    payload: &Payload,
+    site: Site,
+    label: Label<'_>,
+    umask: Slot,
+    kept: usize,
+) {
+    let fragment = |p: &mut Program, wanted: Step| {
+        for (_, program) in sandbox.credentials.programs().filter(|(step, _)| *step == wanted) {
+            p.append(program);
+        }
+    };
     let limits = |p: &mut Program, step: Step, wanted: fn(Resource) -> bool| {
         for &(resource, soft, hard) in sandbox.limits.iter().chain(&payload.limits) {
             if wanted(resource) {
@@ -150,35 +206,41 @@ pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload) -> (Program, 
             }
         }
     };
-    limits(&mut p, Step::Limits, |resource| resource != Resource::OpenFiles);
+    limits(p, Step::Limits, |resource| resource != Resource::OpenFiles);
     p.at(Step::Limits, "umask");
     match payload.umask {
         Some(mask) => p.umask(mask),
         None => p.umask(umask),
     };
-    payload.scheduling.apply(&mut p);
+    payload.scheduling.apply(p);
 
     if let Some(terminal) = payload.terminal {
-        let owner = sandbox.maps.is_none().then(|| identity.uid.as_raw());
-        terminal.open(&mut p, FD_CONTROL, owner);
+        let owner = sandbox.maps.is_none().then(|| sandbox.identity.uid.as_raw());
+        terminal.open(p, FD_CONTROL, owner);
     }
 
-    fragment(&mut p, Step::BoundingSet);
-    fragment(&mut p, Step::Identity);
-    fragment(&mut p, Step::Capabilities);
+    fragment(p, Step::BoundingSet);
+    fragment(p, Step::Identity);
+    fragment(p, Step::Capabilities);
 
     p.at(Step::ParentDeath, "");
     if sandbox.lifetime == Lifetime::Detached {
         p.prctl(libc::PR_SET_PDEATHSIG, [0; 4]);
     } else {
-        parent_death(&mut p);
+        parent_death(p);
     }
     // A hang-up: the host program died before the signal was armed.
     p.no_event_on(FD_CONTROL);
 
-    fragment(&mut p, Step::NoNewPrivs);
+    fragment(p, Step::NoNewPrivs);
+    if let Some((label, file)) = label {
+        label.write(p, file);
+    }
+    if let Some(landlock) = &sandbox.landlock {
+        p.append(landlock.program());
+    }
 
-    let (control, program) = descriptors(&mut p, payload, sandbox.view.trees.len() as i32);
+    let (control, program) = descriptors(p, payload, kept as i32);
 
     p.at(Step::WorkingDirectory, payload.directory.to_string_lossy());
     let how = OpenHow {
@@ -190,7 +252,7 @@ pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload) -> (Program, 
     p.fchdir(directory);
     p.close(directory);
 
-    if sandbox.init {
+    if site == Site::New && sandbox.init {
         p.at(Step::Init, "");
         p.init(control);
     }
@@ -201,10 +263,10 @@ pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload) -> (Program, 
         Session::Inherit => {}
     }
     if let Some(terminal) = payload.terminal {
-        terminal.control(&mut p);
+        terminal.control(p);
     }
 
-    limits(&mut p, Step::OpenFiles, |resource| resource == Resource::OpenFiles);
+    limits(p, Step::OpenFiles, |resource| resource == Resource::OpenFiles);
 
     p.at(Step::Signals, "");
     let mut table = |strings: &[CString]| -> Place {
@@ -239,10 +301,9 @@ pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload) -> (Program, 
         );
         p.fail(libc::ENOENT);
     }
-    (p, name)
 }
 
-fn parent_death(p: &mut Program) {
+pub(crate) fn parent_death(p: &mut Program) {
     p.prctl(libc::PR_SET_PDEATHSIG, [libc::SIGKILL as u64, 0, 0, 0]);
 }
 

@@ -5,21 +5,23 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use palisade_cgroup::{Cgroup, Limits, OwnedCgroup};
-use palisade_creds::PreparedMaps;
+use palisade_creds::{Capability, CapabilitySet, PreparedMaps, ThreadCapabilities};
 use palisade_ns::{AnyNs, Namespace, Namespaces};
 use palisade_sys::{Fault, Image, Program, Slot, Step};
 
 use crate::child::Child;
+use crate::enter::{Entry, Target, Way};
 use crate::error::{Error, Result};
 use crate::guard::{guarded, of_cgroup};
 use crate::launch::launch;
-use crate::order::{Payload, stage_program};
+use crate::order::{Payload, Site, stage_program};
+use crate::prepare::Prepared;
 use crate::prologue::Prologue;
 use crate::sandbox::{Lifetime, Sandbox};
-use crate::spawner::Bench;
+use crate::spawner::{Bench, Thread};
 use crate::stdio::Stdio;
 
 /// One spawn, decided: `Display` prints every step in order, with the system calls as strace would print them, and
@@ -55,10 +57,13 @@ pub struct Plan {
     pub(crate) stage: Program,
     /// Inputs of the stage's program: its name.
     stage_name: [Slot; 2],
+    /// The living sandbox to enter, in place of a new one, and how the stage does it.
+    pub(crate) target: Option<Target>,
+    entry: Option<Entry>,
     pub(crate) stdio: [Stdio; 3],
     descriptors: Vec<Arc<OwnedFd>>,
     /// Owns what the programs know by number.
-    _sandbox: Sandbox,
+    sandbox: Sandbox,
     pub(crate) setup_timeout: Duration,
     lifetime: Lifetime,
     timeout: Option<Duration>,
@@ -68,41 +73,59 @@ pub struct Plan {
 /// What a plan takes over from its command as it is.
 #[derive(Debug)]
 pub(crate) struct Handling {
+    /// The living sandbox to enter, if it is not to be a new one.
+    pub(crate) target: Option<Target>,
     pub(crate) stdio: [Stdio; 3],
     pub(crate) descriptors: Vec<Arc<OwnedFd>>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) output_limit: u64,
-    pub(crate) oom_score_adj: Option<i32>,
+}
+
+/// How a running payload is looked after.
+#[derive(Debug)]
+pub(crate) struct Supervision {
+    pub(crate) sandbox: Sandbox,
+    pub(crate) lifetime: Lifetime,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) output_limit: u64,
+    /// The living sandbox that it entered.
+    pub(crate) target: Option<Target>,
 }
 
 impl Plan {
     pub(crate) fn new(sandbox: &Sandbox, payload: &Payload, handling: Handling) -> Self {
-        let Handling { stdio, descriptors, timeout, output_limit, oom_score_adj } = handling;
+        let Handling { target, stdio, descriptors, timeout, output_limit } = handling;
         let prepared = &sandbox.prepared;
-        let (stage, stage_name) = stage_program(prepared, payload);
+        let site = if target.is_some() { Site::Living } else { Site::New };
+        let stage = stage_program(prepared, payload, site);
+        let new = |condition: bool| condition && site == Site::New;
+        let namespaces = if new(true) { prepared.namespaces } else { Namespaces::EMPTY };
+        let (kept, capabilities) = match site {
+            Site::New => (prepared.view.trees.len(), payload.setup_capabilities(prepared)),
+            Site::Living => (1, capabilities_to_enter(prepared, payload)),
+        };
         Self {
-            clone_flags: at_clone(prepared.namespaces).bits(),
-            namespaces: prepared.namespaces,
-            joins: prepared.joins.clone(),
-            cgroup: prepared.cgroup.clone(),
-            prologue: Prologue::new(
-                prepared.view.trees.len() + descriptors.len(),
-                payload.setup_capabilities(prepared).bits(),
-            ),
-            sources: prepared.view.sources.clone(),
-            source_slots: prepared.view.trees.clone(),
-            maps: prepared.maps.clone(),
-            init: prepared.init,
-            pid_namespace: entry_flags(prepared.namespaces),
-            waits: payload.waits(prepared),
-            oom_score_adj,
+            clone_flags: at_clone(namespaces).bits(),
+            namespaces,
+            joins: if new(true) { prepared.joins.clone() } else { Vec::new() },
+            cgroup: prepared.cgroup.clone().filter(|_| new(true)),
+            prologue: Prologue::new(kept + descriptors.len(), capabilities.bits()),
+            sources: if new(true) { prepared.view.sources.clone() } else { Program::new() },
+            source_slots: if new(true) { prepared.view.trees.clone() } else { Vec::new() },
+            maps: prepared.maps.clone().filter(|_| new(true)),
+            guard: new(prepared.guard),
+            init: new(prepared.init),
+            pid_namespace: entry_flags(namespaces),
+            waits: payload.waits(prepared) || site == Site::Living,
+            oom_score_adj: payload.oom_score_adj.filter(|_| new(true)),
             terminal: payload.terminal.is_some(),
-            guard: prepared.guard,
-            stage,
-            stage_name,
+            stage: stage.program,
+            stage_name: stage.name,
+            target,
+            entry: stage.entry,
             stdio,
             descriptors,
-            _sandbox: sandbox.clone(),
+            sandbox: sandbox.clone(),
             setup_timeout: prepared.setup_timeout,
             lifetime: prepared.lifetime,
             timeout,
@@ -116,11 +139,19 @@ impl Plan {
     /// # Errors
     /// As [`Command::spawn`](crate::Command::spawn).
     pub fn spawn(self) -> Result<Child> {
-        let (lifetime, timeout, output_limit) = (self.lifetime, self.timeout, self.output_limit);
-        let started = launch(self)?;
-        // A time that no clock reaches is no time.
-        let deadline = timeout.and_then(|limit| Instant::now().checked_add(limit));
-        Ok(Child::new(started, lifetime, deadline, output_limit))
+        let handling = self.supervision();
+        Ok(Child::new(launch(self)?, handling))
+    }
+
+    /// What its child is to know of it.
+    pub(crate) fn supervision(&self) -> Supervision {
+        Supervision {
+            sandbox: self.sandbox.clone(),
+            lifetime: self.lifetime,
+            timeout: self.timeout,
+            output_limit: self.output_limit,
+            target: self.target.clone(),
+        }
     }
 
     /// The programs of the host program's side, of the prologue and of the stage: for tests that make them fail.
@@ -131,7 +162,7 @@ impl Plan {
 
     /// The stage's image, and the name that a process of this spawn has until it executes its payload: 15 letters that
     /// nobody can guess.
-    pub(crate) fn stage_image(&self) -> (Image, [u8; 15]) {
+    pub(crate) fn stage_image(&self, way: Option<&Way>) -> (Image, [u8; 15]) {
         let mut name = [0; 15];
         let mut random = [0u64; 2].map(|_| RandomState::new().hash_one(0));
         for (n, letter) in name.iter_mut().enumerate() {
@@ -144,7 +175,24 @@ impl Plan {
         for (slot, word) in self.stage_name.into_iter().zip(bytes.chunks_exact(8)) {
             image.set(slot, u64::from_le_bytes(word.try_into().unwrap_or_default()));
         }
+        if let (Some(entry), Some(way)) = (self.entry, way) {
+            image.set(entry.kinds, way.kinds.bits());
+        }
         (image, name)
+    }
+
+    pub(crate) fn sandbox(&self) -> &Prepared {
+        &self.sandbox.prepared
+    }
+
+    /// The thread that carries it out.
+    pub(crate) fn thread(&self) -> Thread {
+        if self.target.is_some() { Thread::Apart } else { Thread::Any }
+    }
+
+    /// Where in the stage's image the pid of the process inside a living sandbox will stand.
+    pub(crate) fn position_of_pid(&self) -> Option<u64> {
+        self.entry.map(|entry| self.stage.position(entry.pid))
     }
 
     /// How many system calls the child makes until the payload is executed, when none fails.
@@ -172,7 +220,11 @@ impl Plan {
         let has = |file: &str| limits.iter().any(|(known, _)| known == file);
         let whole = has("memory.max") && !has("memory.oom.group");
         let limits = if whole { limits.clone().memory_oom_group(true) } else { limits.clone() };
-        group.create_unique("palisade", &limits).map_err(of_cgroup).map(Some)
+        let leaf = group.create_unique("palisade", &limits).map_err(of_cgroup)?;
+        if let Some(rules) = &self.sandbox.prepared.device_rules {
+            leaf.set_devices(rules).map_err(of_cgroup)?;
+        }
+        Ok(Some(leaf))
     }
 
     pub(crate) fn clone_error(&self, error: &io::Error) -> Error {
@@ -185,12 +237,22 @@ impl Plan {
 
     fn clone_text(&self) -> String {
         let mut flags = vec!["CLONE_PIDFD|CLONE_VM|CLONE_VFORK|CLONE_CLEAR_SIGHAND".to_owned()];
-        if self.cgroup.is_some() {
+        if self.cgroup.is_some() || self.target.as_ref().is_some_and(Target::has_cgroup) {
             flags.push("CLONE_INTO_CGROUP".into());
         }
         flags.extend(at_clone(self.namespaces).iter().map(|kind| kind.flag_name().to_owned()));
         flags.join("|")
     }
+}
+
+/// What joining takes. In the user namespace of a sandbox the caller has all of it, as the one who made that.
+fn capabilities_to_enter(sandbox: &Prepared, payload: &Payload) -> CapabilitySet {
+    if sandbox.maps.is_some() {
+        return CapabilitySet::EMPTY;
+    }
+    let held = ThreadCapabilities::current().map_or(CapabilitySet::EMPTY, |held| held.permitted);
+    let more = CapabilitySet::EMPTY.with(Capability::SysChroot).with(Capability::SysPtrace);
+    payload.setup_capabilities(sandbox) | held & more
 }
 
 /// Those that clone3 makes: a time namespace takes no member before its offsets are written.
@@ -209,10 +271,20 @@ impl fmt::Display for Plan {
             for (file, value) in limits.iter() {
                 writeln!(f, "    write {value:?} to {file}")?;
             }
+            if let Some(rules) = &self.sandbox.prepared.device_rules {
+                writeln!(f, "    attach a program for devices")?;
+                for rule in rules.to_string().lines() {
+                    writeln!(f, "        {rule}")?;
+                }
+            }
         }
         if !self.sources.is_empty() {
             writeln!(f, "== host program: detached mounts")?;
             write!(f, "{}", self.sources)?;
+        }
+        if let Some(target) = &self.target {
+            writeln!(f, "== host program: living sandbox")?;
+            writeln!(f, "    {target}: which namespaces differ")?;
         }
         writeln!(f, "== host program: clone")?;
         for namespace in &self.joins {
@@ -234,6 +306,10 @@ impl fmt::Display for Plan {
         if let Some(adjustment) = self.oom_score_adj {
             writeln!(f, "== host program: oom_score_adj")?;
             writeln!(f, "    write \"{adjustment}\" to /proc/PID/oom_score_adj")?;
+        }
+        if self.target.is_some() {
+            writeln!(f, "== host program: the process inside")?;
+            writeln!(f, "    wait for the child's end, pidfd_open of its sibling")?;
         }
         if self.waits {
             writeln!(f, "    send the stage its go")?;

@@ -4,16 +4,18 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
-use palisade_cgroup::{Cgroup, Limits};
+use palisade_cgroup::{Cgroup, DeviceRules, Limits};
 use palisade_creds::{
     Capability, CapabilitySet, Credentials, Gid, IdMap, Maps, PreparedIdentity, PreparedMaps, Setgroups,
     ThreadCapabilities, Uid,
 };
 use palisade_fsroot::{Dev, Mount, PreparedRoot, Root};
 use palisade_ns::{AnyNs, Hostname, Namespace, Namespaces, TimeOffsets, loopback_up};
+use palisade_secfilter::landlock::Ruleset;
 use palisade_secfilter::{Filter, Install, SeccompData, Syscall, presets};
 use palisade_sys::{FD_PASSED, Program, Slot, Step};
 
+use crate::confine::{self, PrivateProc};
 use crate::error::{Error, ErrorKind, Result};
 use crate::namespaces::{Ipc, can_be_joined};
 use crate::newborn::user_namespace;
@@ -30,7 +32,7 @@ pub(crate) struct Prepared {
     pub(crate) view: Split,
     pub(crate) masks: Program,
     /// Owns the descriptors that the programs above know by number.
-    _root: PreparedRoot,
+    _root: Option<PreparedRoot>,
     pub(crate) hostname: Option<Program>,
     pub(crate) network: Option<Program>,
     pub(crate) identity: Identity,
@@ -38,10 +40,15 @@ pub(crate) struct Prepared {
     pub(crate) credentials: PreparedIdentity,
     /// What set-up needs, the payload's own included.
     pub(crate) setup_capabilities: CapabilitySet,
+    pub(crate) private_proc: PrivateProc,
+    /// The same for a program that enters later.
+    pub(crate) entering_proc: PrivateProc,
+    pub(crate) landlock: Option<Ruleset>,
     pub(crate) filter: Option<Program>,
     pub(crate) env: Vec<(OsString, OsString)>,
     pub(crate) limits: Vec<(Resource, u64, u64)>,
     pub(crate) cgroup: Option<(Limits, Option<Cgroup>)>,
+    pub(crate) device_rules: Option<DeviceRules>,
     pub(crate) lifetime: Lifetime,
     /// The payload could do away with its parent-death signal, and no cgroup's guard would end it.
     pub(crate) guard: bool,
@@ -80,14 +87,14 @@ const DEFAULT_PROCESSES: u64 = 4096;
 
 /// Collects what is wrong, so that all of it is reported at once.
 #[derive(Default)]
-struct Conflicts(Vec<String>);
+pub(crate) struct Conflicts(Vec<String>);
 
 impl Conflicts {
-    fn add(&mut self, conflict: impl Into<String>) {
+    pub(crate) fn add(&mut self, conflict: impl Into<String>) {
         self.0.push(conflict.into());
     }
 
-    fn check<T, E: std::fmt::Display>(&mut self, what: &str, value: Result<T, E>) -> Option<T> {
+    pub(crate) fn check<T, E: std::fmt::Display>(&mut self, what: &str, value: Result<T, E>) -> Option<T> {
         value.map_err(|error| self.add(format!("{what}: {error}"))).ok()
     }
 
@@ -121,15 +128,18 @@ impl Prepared {
         check_limits(&spec, &caller, &mut conflicts);
         check_env(&spec, &mut conflicts);
         let filter = compile(&spec, &mut conflicts);
+        confine::check(&spec, caller.privileged, &mut conflicts);
+        let [private_proc, entering_proc] = confine::private_proc(&spec, &mut conflicts);
         let supported = conflicts.check("capabilities", CapabilitySet::supported());
         if let Some(supported) = supported {
-            conflicts.check("capabilities", spec.capabilities.check_available(supported));
+            let asked = spec.capability_sets.map_or(spec.capabilities, |sets| sets.bounding | sets.permitted);
+            conflicts.check("capabilities", asked.check_available(supported));
         }
         conflicts.finish()?;
         let (Some(hostname), Some((maps, identity))) = (hostname, identity) else {
             return Err(Error::invalid("a conflict without words"));
         };
-        let credentials = credentials(&spec, &identity, maps.as_ref())?;
+        let credentials = credentials(&spec, &identity, maps.as_ref(), caller.privileged)?;
 
         let maps = maps.map(|maps| maps.prepare()).transpose().map_err(|error| {
             let errno = error.errno();
@@ -146,23 +156,26 @@ impl Prepared {
         } else {
             spec.mounts.clone()
         };
-        let root = view(&spec, mounts, &identity).prepare().map_err(|error| {
-            let kind = match error.kind() {
-                palisade_fsroot::ErrorKind::System => ErrorKind::Setup,
-                _ => ErrorKind::InvalidSpec,
-            };
-            let errno = error.errno();
-            Error::from_source(kind, Step::Prepare, error, errno)
-        })?;
-        let view = if by_parent {
-            let (sources, trees, build) = root.split(FD_PASSED);
-            Split { sources, trees, build }
-        } else {
-            Split { sources: Program::new(), trees: Vec::new(), build: root.program() }
+        let root = match view(&spec, mounts, &identity) {
+            Some(root) => Some(prepare_root(root, &spec, maps.as_ref())?),
+            None => None,
+        };
+        let view = match &root {
+            Some(root) if by_parent => {
+                let (sources, trees, build) = root.split(FD_PASSED);
+                Split { sources, trees, build }
+            }
+            Some(root) => Split { sources: Program::new(), trees: Vec::new(), build: root.program() },
+            None => Split { sources: Program::new(), trees: Vec::new(), build: shared_root(&spec) },
         };
 
-        let mut setup = CapabilitySet::EMPTY.with(Capability::SysAdmin).with(Capability::Setpcap);
-        setup = setup | CapabilitySet::from_bits(root.capabilities_needed());
+        let mut setup = credentials.needs() | spec.capabilities;
+        if caller.privileged || new(Namespace::User) {
+            setup = setup.with(Capability::SysAdmin).with(Capability::Setpcap);
+        }
+        if let Some(root) = &root {
+            setup = setup | CapabilitySet::from_bits(root.capabilities_needed());
+        }
         if new(Namespace::Net) {
             setup = setup.with(Capability::NetAdmin);
         }
@@ -173,7 +186,6 @@ impl Prepared {
             // The first identity, before files are made.
             setup = setup.with(Capability::Setuid).with(Capability::Setgid);
         }
-        setup = setup | credentials.needs() | spec.capabilities;
 
         let guard =
             spec.lifetime == Lifetime::Host && spec.cgroup.is_none() && may_outlive(&spec, filter.as_ref());
@@ -183,9 +195,9 @@ impl Prepared {
             time: new(Namespace::Time).then_some(spec.time),
             joins: spec.joins.clone(),
             view,
-            terminals: root.has_terminals(),
+            terminals: root.as_ref().is_some_and(PreparedRoot::has_terminals),
             init: spec.init,
-            masks: root.masks(),
+            masks: root.as_ref().map(PreparedRoot::masks).unwrap_or_default(),
             _root: root,
             hostname: new(Namespace::Uts).then(|| hostname.program()),
             network: new(Namespace::Net).then(loopback_up),
@@ -193,10 +205,14 @@ impl Prepared {
             maps,
             credentials,
             setup_capabilities: setup,
+            private_proc,
+            entering_proc,
+            landlock: confine::landlock(&spec)?,
             filter: filter.as_ref().map(|filter| Install::new(filter).keep_privileges().prepare()),
             env: base_env(&spec),
             limits,
             cgroup: spec.cgroup,
+            device_rules: spec.device_rules,
             lifetime: spec.lifetime,
             guard,
             setup_timeout: spec.setup_timeout,
@@ -246,6 +262,14 @@ fn choose_identity(
         if spec.maps.is_some() {
             conflicts.add("id_maps: there is no new user namespace to give them to");
         }
+        if !caller.privileged {
+            let own = (caller.uid, caller.gid);
+            if user.is_some_and(|user| user != own) {
+                conflicts
+                    .add("user: without privileges and without a user namespace, it is the caller's own");
+            }
+            return Some((None, Identity { uid: own.0, gid: own.1, change: false, drop_groups: false }));
+        }
         let (uid, gid) = user.unwrap_or((Uid::NOBODY, Gid::NOBODY));
         if (uid == Uid::ROOT || gid == Gid::ROOT) && !spec.host_root {
             conflicts.add(
@@ -290,24 +314,34 @@ fn choose_identity(
 }
 
 /// The change from what the stage is, once it has its first identity, to what the payload is to be.
-fn credentials(spec: &Spec, identity: &Identity, maps: Option<&Maps>) -> Result<PreparedIdentity> {
+fn credentials(
+    spec: &Spec,
+    identity: &Identity,
+    maps: Option<&Maps>,
+    privileged: bool,
+) -> Result<PreparedIdentity> {
     let (uid, gid) = (identity.uid, identity.gid);
     let failed = |error: palisade_creds::Error| {
         let errno = error.errno();
         Error::from_source(ErrorKind::InvalidSpec, Step::Prepare, error, errno)
     };
-    let mut who = palisade_creds::Identity::new()
-        .capabilities(spec.capabilities)
+    let mut who = match (maps, privileged) {
+        // The bounding set takes CAP_SETPCAP to change.
+        (None, false) => palisade_creds::Identity::unprivileged(),
+        _ => palisade_creds::Identity::new(),
+    };
+    who = who
+        .capability_sets(confine::capability_sets(spec, uid))
         .allow_privilege_escalation(spec.privilege_escalation);
-    if uid != Uid::ROOT {
-        // Under an id that is not 0, exec keeps only what is ambient.
-        who = who.ambient(spec.capabilities);
-    }
     if identity.change {
         who = who.ids(uid, gid);
         if !identity.drop_groups {
             who = who.keep_groups();
         }
+    }
+    if let Some(groups) = &spec.groups {
+        let groups: Result<Vec<Gid>, _> = groups.iter().map(|&gid| Gid::try_from(gid)).collect();
+        who = who.groups(groups.map_err(failed)?);
     }
     let before = match maps {
         Some(_) => Credentials::in_new_user_namespace(uid, gid),
@@ -321,12 +355,24 @@ fn may_outlive(spec: &Spec, filter: Option<&Filter>) -> bool {
     let Ok(prctl) = "prctl".parse::<Syscall>() else { return true };
     let clear = SeccompData::new(prctl, [libc::PR_SET_PDEATHSIG as u64, 0, 0, 0, 0, 0]);
     let asks = filter.is_none_or(|filter| filter.evaluate(&clear).lets_through());
-    asks || spec.privilege_escalation || !spec.capabilities.is_empty()
+    let capable = !spec.capabilities.is_empty() || spec.capability_sets.is_some();
+    asks || spec.privilege_escalation || capable
 }
 
 fn check_namespaces(spec: &Spec, caller: &Caller, conflicts: &mut Conflicts) {
     let new = |kind| spec.namespaces.contains(kind);
-    if !new(Namespace::Mount) {
+    if matches!(spec.root, View::Shared) {
+        let lists = [&spec.hidden, &spec.protected, &spec.devices];
+        let any = !spec.mounts.is_empty()
+            || spec.masks.is_some()
+            || spec.propagation.is_some()
+            || spec.id_mapped_root;
+        if any || lists.iter().any(|list| !list.is_empty()) {
+            conflicts.add(
+                "dangerously_share_root: nothing can be mounted or masked in what the host program sees",
+            );
+        }
+    } else if !new(Namespace::Mount) {
         conflicts.add("namespaces: the view is built in a new mount namespace, which can't be shared");
     }
     for namespace in &spec.joins {
@@ -354,7 +400,7 @@ fn check_namespaces(spec: &Spec, caller: &Caller, conflicts: &mut Conflicts) {
     if spec.init && !new(Namespace::Pid) {
         conflicts.add("init: it is pid 1 of a pid namespace of its own, which there is none of");
     }
-    if !new(Namespace::User) && !caller.privileged {
+    if !new(Namespace::User) && !caller.privileged && !spec.namespaces.is_empty() {
         conflicts.add("namespaces: without privileges everything else needs a new user namespace");
     }
     let ends = new(Namespace::Pid) || joins(Namespace::Pid);
@@ -447,8 +493,9 @@ fn with_default_limits(spec: &Spec, user_namespace: bool) -> Result<Vec<(Resourc
 
 /// The root to prepare: the view of the host knows the payload's user and name, and has a resolver where it has the
 /// host's network.
-fn view(spec: &Spec, mounts: Vec<Mount>, identity: &Identity) -> Root {
+fn view(spec: &Spec, mounts: Vec<Mount>, identity: &Identity) -> Option<Root> {
     let root = match &spec.root {
+        View::Shared => return None,
         View::Own(root) => root.clone(),
         View::Host(view) => {
             let mut view = view.clone().user(identity.uid.as_raw(), identity.gid.as_raw());
@@ -472,7 +519,31 @@ fn view(spec: &Spec, mounts: Vec<Mount>, identity: &Identity) -> Root {
         root = root.propagation(propagation);
     }
     let root = spec.hidden.iter().fold(root, Root::hide);
-    spec.protected.iter().fold(root, Root::protect)
+    Some(spec.protected.iter().fold(root, Root::protect))
+}
+
+fn prepare_root(mut root: Root, spec: &Spec, maps: Option<&PreparedMaps>) -> Result<PreparedRoot> {
+    if let (true, Some(maps)) = (spec.id_mapped_root, maps) {
+        root = root.id_mapped(user_namespace(maps.clone())?);
+    }
+    root.prepare().map_err(|error| {
+        let kind = match error.kind() {
+            palisade_fsroot::ErrorKind::System => ErrorKind::Setup,
+            _ => ErrorKind::InvalidSpec,
+        };
+        let errno = error.errno();
+        Error::from_source(kind, Step::Prepare, error, errno)
+    })
+}
+
+/// A mount table of its own, if it has one, must not give its changes to the host's.
+fn shared_root(spec: &Spec) -> Program {
+    let mut p = Program::new();
+    if spec.namespaces.contains(Namespace::Mount) {
+        p.at(Step::Propagation, "/");
+        p.mount_propagation(c"/", libc::MS_REC | libc::MS_PRIVATE);
+    }
+    p
 }
 
 /// What a privileged caller binds writable belongs to somebody whom the payload's user namespace does not know, as a
@@ -513,7 +584,7 @@ fn with_owner(spec: &Spec, item: &Mount, maps: Option<&Maps>, identity: &Identit
 fn home(root: &View) -> &std::path::Path {
     match root {
         View::Host(view) => view.home_dir(),
-        View::Own(_) => "/".as_ref(),
+        View::Own(_) | View::Shared => "/".as_ref(),
     }
 }
 

@@ -27,6 +27,9 @@ pub(crate) fn end(live: Live, waited: bool) {
         // A payload that can't be killed (it became another user without a pid namespace) is left to the reaper,
         // which waits for it as long as the host program lives.
         drop(live.kill_all());
+        if live.collector.is_some() {
+            return; // the thread that cloned it waits for it
+        }
         let gone = !matches!(sys::wait(&live.pidfd, false, false), Ok(None));
         if gone && live.cgroup.is_none() {
             return;
@@ -40,7 +43,9 @@ pub(crate) fn leave(mut live: Live) {
     if let Some(cgroup) = live.cgroup.take() {
         cgroup.keep();
     }
-    send(live);
+    if live.collector.is_none() {
+        send(live);
+    }
 }
 
 fn send(live: Live) {

@@ -1,17 +1,21 @@
 //! What a sandbox is: the specification, and what `build` makes of it.
 
 use std::ffi::{OsStr, OsString};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use palisade_cgroup::{Cgroup, Limits};
-use palisade_creds::{CapabilitySet, Maps};
+use palisade_cgroup::{Cgroup, DeviceRules, Limits};
+use palisade_creds::{CapabilitySet, Maps, ThreadCapabilities};
 use palisade_fsroot::{Bind, Dev, HostView, Masks, Mount, Proc, Propagation, Root, Tmpfs};
 use palisade_ns::{AnyNs, Namespace, Namespaces, TimeOffsets};
+use palisade_secfilter::landlock::Landlock;
+use palisade_secfilter::lsm::ExecLabel;
 use palisade_secfilter::{Filter, Policy};
 
 use crate::command::Command;
+use crate::enter::{Origin, Target};
 use crate::error::Result;
 use crate::namespaces::Ipc;
 use crate::prepare::Prepared;
@@ -48,9 +52,39 @@ impl Sandbox {
         SandboxBuilder::default()
     }
 
+    /// What its Landlock rules enforce, if it has any: all that was asked, unless the rules are best effort.
+    pub fn landlock(&self) -> Option<&palisade_secfilter::landlock::Enforced> {
+        self.prepared.landlock.as_ref().map(palisade_secfilter::landlock::Ruleset::enforced)
+    }
+
     /// A program to run inside. A name without `/` is looked up in the payload's `PATH`, inside the sandbox.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        Command::new(self.clone(), program.as_ref())
+        Command::new(self.clone(), None, program.as_ref())
+    }
+
+    /// A further program in the living sandbox of a process that is not a [`Child`](crate::Child) of this program: one
+    /// that another process or another tool started. (For a child there is [`Child::exec`](crate::Child::exec).)
+    ///
+    /// The program enters all namespaces of the process in which it differs from the host program, and its cgroup. View,
+    /// host name and network are the ones that are there; user, capabilities, no_new_privs, filter, limits and
+    /// environment are this sandbox's, which therefore must describe the process: the namespaces that it has of its own,
+    /// and [`user`](SandboxBuilder::user) and [`id_maps`](SandboxBuilder::id_maps) in its user namespace. It must
+    /// give nothing that the process has not: no capability beyond its bounding set, and no_new_privs where it has that.
+    /// A `spawn` compares all of it, and is an [`InvalidSpec`](crate::ErrorKind::InvalidSpec) where it does not fit.
+    ///
+    /// The process needs the caller's ptrace access: the same user and no more capabilities, or power over its user
+    /// namespace. A v1 cgroup is not entered. Since Linux 5.8.
+    ///
+    /// ```no_run
+    /// use palisade::{Sandbox, ns::pidfd_open};
+    ///
+    /// let ps = Sandbox::new()?.exec_in(pidfd_open(4711)?, "/bin/ps").output()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[doc(alias = "nsenter")]
+    pub fn exec_in(&self, pidfd: OwnedFd, program: impl AsRef<OsStr>) -> Command {
+        let target = Target { pidfd: Arc::new(pidfd), origin: Origin::Foreign };
+        Command::new(self.clone(), Some(target), program.as_ref())
     }
 }
 
@@ -71,6 +105,8 @@ pub(crate) enum View {
     /// The view of the host, completed with the payload's user and host name by `build`.
     Host(HostView),
     Own(Root),
+    /// What the host program sees.
+    Shared,
 }
 
 /// What a seccomp filter is made of.
@@ -101,15 +137,24 @@ pub(crate) struct Spec {
     pub(crate) propagation: Option<Propagation>,
     pub(crate) hostname: OsString,
     pub(crate) user: Option<(u32, u32)>,
+    /// `None`: none where they can be dropped.
+    pub(crate) groups: Option<Vec<u32>>,
     pub(crate) maps: Option<Maps>,
+    pub(crate) id_mapped_root: bool,
     pub(crate) host_root: bool,
     pub(crate) capabilities: CapabilitySet,
+    /// In place of what `capabilities` makes of them.
+    pub(crate) capability_sets: Option<ThreadCapabilities>,
     pub(crate) privilege_escalation: bool,
     pub(crate) calls: Calls,
+    pub(crate) landlock: Option<Landlock>,
+    pub(crate) label: Option<ExecLabel>,
+    pub(crate) sysctls: Vec<(String, String)>,
     pub(crate) inherit_env: bool,
     pub(crate) env: Vec<(OsString, OsString)>,
     pub(crate) limits: Vec<(Resource, u64, u64)>,
     pub(crate) cgroup: Option<(Limits, Option<Cgroup>)>,
+    pub(crate) device_rules: Option<DeviceRules>,
     pub(crate) lifetime: Lifetime,
     pub(crate) init: bool,
     pub(crate) setup_timeout: Duration,
@@ -139,15 +184,22 @@ impl Default for SandboxBuilder {
             propagation: None,
             hostname: "sandbox".into(),
             user: None,
+            groups: None,
             maps: None,
+            id_mapped_root: false,
             host_root: false,
             capabilities: CapabilitySet::EMPTY,
+            capability_sets: None,
             privilege_escalation: false,
             calls: Calls::Default,
+            landlock: None,
+            label: None,
+            sysctls: Vec::new(),
             inherit_env: false,
             env: Vec::new(),
             limits: Vec::new(),
             cgroup: None,
+            device_rules: None,
             lifetime: Lifetime::Host,
             init: false,
             setup_timeout: Duration::from_secs(30),
@@ -172,11 +224,23 @@ impl SandboxBuilder {
         self.root(root.masks(Masks::docker()))
     }
 
+    /// No view of its own: the payload sees what the host program sees and may do there whatever its user may, every
+    /// file of an ordinary caller's included. For what needs limits, a filter or Landlock but no file system of its own,
+    /// and where user namespaces are not to be had: together with `namespaces(Namespaces::EMPTY)` (and, since nothing
+    /// then ends descendants for sure, a cgroup or [`Lifetime::Detached`]) it takes no privilege at all.
+    ///
+    /// With a new mount namespace, which is the default, the mount table is a private copy. `/proc` is the host's in any
+    /// case.
+    pub fn dangerously_share_root(mut self) -> Self {
+        self.spec.root = View::Shared;
+        self
+    }
+
     /// Changes the view of the host: its home, its `/tmp`, whether it has a `/proc`.
     pub fn host_view(mut self, change: impl FnOnce(HostView) -> HostView) -> Self {
         let view = match self.spec.root {
             View::Host(view) => view,
-            View::Own(_) => HostView::new(),
+            View::Own(_) | View::Shared => HostView::new(),
         };
         self.spec.root = View::Host(change(view));
         self
@@ -322,12 +386,12 @@ impl SandboxBuilder {
 
     /// The capabilities that the payload has, in its user namespace; none by default.
     pub fn capabilities(mut self, capabilities: CapabilitySet) -> Self {
-        self.spec.capabilities = capabilities;
+        (self.spec.capabilities, self.spec.capability_sets) = (capabilities, None);
         self
     }
 
-    /// Leaves no_new_privs off, so that set-user-ID programs and file capabilities of an own root file system work:
-    /// as Docker's default has it. Off by default.
+    /// Leaves no_new_privs off, so that set-user-ID programs and file capabilities of an own root file system work
+    /// (where its mounts are without `nosuid`: [`Root::without`]): as Docker's default has it. Off by default.
     pub fn allow_privilege_escalation(mut self, allow: bool) -> Self {
         self.spec.privilege_escalation = allow;
         self
@@ -357,7 +421,9 @@ impl SandboxBuilder {
 
 /// # What it may use
 impl SandboxBuilder {
-    /// A cgroup of its own with these limits, below the caller's own delegated one. The payload is born in it.
+    /// A cgroup of its own with these limits, below the caller's own delegated one. The payload is born in it. Where
+    /// systemd owns the tree, a program gets a delegated one by `palisade::cgroup::systemd::TransientUnit::enter`
+    /// (feature `systemd`).
     pub fn cgroup(mut self, limits: Limits) -> Self {
         let parent = self.spec.cgroup.take().and_then(|(_, parent)| parent);
         self.spec.cgroup = Some((limits, parent));

@@ -11,6 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use palisade_sys::{Fault, Program, Step};
 
+use crate::collector::{Watched, collect};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::{BlockSignals, ChildStack, run_here};
 
@@ -18,6 +19,17 @@ use crate::sys::{BlockSignals, ChildStack, run_here};
 #[derive(Debug)]
 pub(crate) struct Bench {
     pub(crate) stack: ChildStack,
+    /// What a thread that stands apart has cloned, to be waited for.
+    pub(crate) watched: Option<Watched>,
+}
+
+/// Which thread is to do some work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Thread {
+    /// Any: its children are waited for by whoever has their pidfds.
+    Any,
+    /// One that has no children, and waits for all that the work leaves it before it takes other work.
+    Apart,
 }
 
 /// Work for a spawner thread; what it returns hands over the result, once the thread is idle again.
@@ -29,20 +41,24 @@ type Delivery = Box<dyn FnOnce()>;
 struct Pool {
     process: u32,
     idle: Vec<Sender<Job>>,
+    /// Those that stand apart.
+    childless: Vec<Sender<Job>>,
     /// The thread that starts the others.
     mother: Option<Sender<Birth>>,
 }
 
 /// A thread to start with its first job, and where to say how that went.
-type Birth = (Job, Sender<Result<()>>);
+type Birth = (Job, Thread, Sender<Result<()>>);
 
-static POOL: Mutex<Pool> = Mutex::new(Pool { process: 0, idle: Vec::new(), mother: None });
+static POOL: Mutex<Pool> =
+    Mutex::new(Pool { process: 0, idle: Vec::new(), childless: Vec::new(), mother: None });
 
 /// Stack of a spawner thread: it builds programs and errors, nothing deep.
 const THREAD_STACK: usize = 256 << 10;
 
 /// Runs `job` on a spawner thread; the receiver gets its result, or is disconnected if it panicked.
 pub(crate) fn start<T: Send + 'static>(
+    which: Thread,
     job: impl FnOnce(&mut Bench) -> Result<T> + Send + 'static,
 ) -> Result<Receiver<Result<T>>> {
     let (answer, result) = channel();
@@ -52,13 +68,13 @@ pub(crate) fn start<T: Send + 'static>(
         // message was printed) nothing is sent, and the receiver sees a closed channel.
         Box::new(move || drop(done.map(|done| answer.send(done))))
     });
-    while let Some(thread) = take_idle() {
+    while let Some(thread) = take_idle(which) {
         match thread.send(job) {
             Ok(()) => return Ok(result),
             Err(refused) => job = refused.0,
         }
     }
-    new_thread(job)?;
+    new_thread(job, which)?;
     Ok(result)
 }
 
@@ -73,17 +89,27 @@ fn lock() -> MutexGuard<'static, Pool> {
     if pool.process != process {
         pool.process = process;
         pool.idle.clear();
+        pool.childless.clear();
         pool.mother = None;
     }
     pool
 }
 
-fn take_idle() -> Option<Sender<Job>> {
-    lock().idle.pop()
+impl Pool {
+    fn idle(&mut self, which: Thread) -> &mut Vec<Sender<Job>> {
+        match which {
+            Thread::Any => &mut self.idle,
+            Thread::Apart => &mut self.childless,
+        }
+    }
+}
+
+fn take_idle(which: Thread) -> Option<Sender<Job>> {
+    lock().idle(which).pop()
 }
 
 /// Has the mother thread start one.
-fn new_thread(first: Job) -> Result<()> {
+fn new_thread(first: Job, which: Thread) -> Result<()> {
     let (answer, started) = channel();
     {
         let mut pool = lock();
@@ -91,7 +117,7 @@ fn new_thread(first: Job) -> Result<()> {
             pool.mother = Some(start_mother().map_err(|error| no_thread(&error))?);
         }
         let mother = pool.mother.as_ref().ok_or_else(panicked)?;
-        mother.send((first, answer)).map_err(|_| panicked())?;
+        mother.send((first, which, answer)).map_err(|_| panicked())?;
     }
     started.recv().unwrap_or_else(|_| Err(panicked()))
 }
@@ -108,29 +134,39 @@ fn start_mother() -> io::Result<Sender<Birth>> {
     let (sender, births) = channel::<Birth>();
     spawn_quietly("palisade-mother", move || {
         let mut keyring = Err(Fault { index: 0, errno: 0, bit: 0 });
-        while let Ok((first, answer)) = births.recv() {
+        while let Ok((first, which, answer)) = births.recv() {
             if keyring.is_err() {
                 keyring = run_here(&mut keyring_program().image());
             }
             let joined = keyring.map_err(|fault| Error::explained(keyring_program().explain(fault)));
             // Where nobody waits for the answer any more, nobody misses it.
-            drop(answer.send(joined.and_then(|()| start_spawner(first).map_err(|error| no_thread(&error)))));
+            drop(
+                answer.send(
+                    joined.and_then(|()| start_spawner(first, which).map_err(|error| no_thread(&error))),
+                ),
+            );
         }
     })?;
     Ok(sender)
 }
 
-fn start_spawner(first: Job) -> io::Result<()> {
+fn start_spawner(first: Job, which: Thread) -> io::Result<()> {
     let stack = ChildStack::new()?;
     let (sender, jobs) = channel::<Job>();
     spawn_quietly("palisade-spawn", move || {
-        let mut bench = Bench { stack };
+        let mut bench = Bench { stack, watched: None };
         let mut job = first;
         loop {
             let deliver = job(&mut bench);
-            // Idle before the result is out, so that a caller's next spawn finds this thread.
-            lock().idle.push(sender.clone());
-            deliver();
+            if which == Thread::Apart {
+                deliver();
+                collect(bench.watched.take().as_ref());
+                lock().idle(which).push(sender.clone());
+            } else {
+                // Idle before the result is out, so that a caller's next spawn finds this thread.
+                lock().idle(which).push(sender.clone());
+                deliver();
+            }
             match jobs.recv() {
                 Ok(next) => job = next,
                 Err(_closed) => return, // never: this thread holds a sender

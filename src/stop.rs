@@ -11,7 +11,7 @@ use palisade_sys::{FD_PASSED, Fd, Program, Step};
 use crate::child::{Child, Live, ended};
 use crate::error::{Error, Result};
 use crate::newborn::run_helper;
-use crate::spawner;
+use crate::spawner::{self, Thread};
 use crate::status::ExitStatus;
 use crate::sys;
 
@@ -123,7 +123,7 @@ impl Tree {
         p.land(end);
         let pidfd = self.pidfd.try_clone();
         let pidfd = pidfd.map_err(|error| Error::call(Step::Supervise, "fcntl(F_DUPFD_CLOEXEC)", &error))?;
-        let done = spawner::start(move |bench| run_helper(&p, &[pidfd], bench))?;
+        let done = spawner::start(Thread::Any, move |bench| run_helper(&p, &[pidfd], bench))?;
         match done.recv().unwrap_or_else(|_| Err(spawner::panicked())) {
             // Pid 1 has ended, and the namespace with it.
             Err(_) if ended(self.pidfd.as_fd(), Some(Instant::now())).unwrap_or(false) => Ok(()),

@@ -146,17 +146,32 @@ pub(crate) struct Waited {
 
 /// `waitid(P_PIDFD, WEXITED | __WALL)`: `None` while the child runs, if it may not block.
 pub(crate) fn wait(pidfd: impl AsFd, block: bool, keep: bool) -> io::Result<Option<Waited>> {
+    let options = if block { 0 } else { libc::WNOHANG } | if keep { libc::WNOWAIT } else { 0 };
+    let waited = waitid(libc::P_PIDFD, pidfd.as_fd().as_raw_fd(), options)?;
+    Ok(waited.map(|(_, waited)| waited))
+}
+
+/// Waits for the end of any child of the calling *thread*, and leaves it to be reaped. `ECHILD` if it has none.
+pub(crate) fn wait_for_own_child() -> io::Result<(u32, Waited)> {
+    let waited = waitid(libc::P_ALL, 0, __WNOTHREAD | libc::WNOWAIT)?;
+    waited.ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
+/// Reaps a child that has ended.
+pub(crate) fn reap(pid: u32) -> io::Result<()> {
+    waitid(libc::P_PID, pid as i32, libc::WNOHANG).map(drop)
+}
+
+const __WNOTHREAD: i32 = 0x2000_0000;
+
+fn waitid(which: libc::idtype_t, id: i32, options: i32) -> io::Result<Option<(u32, Waited)>> {
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();
-    let options = libc::WEXITED
-        | libc::__WALL
-        | if block { 0 } else { libc::WNOHANG }
-        | if keep { libc::WNOWAIT } else { 0 };
-    let fd = pidfd.as_fd().as_raw_fd();
+    let options = options | libc::WEXITED | libc::__WALL;
     loop {
         let (info, usage) = (info.as_mut_ptr(), usage.as_mut_ptr());
         // SAFETY: both structures are writable and of the kernel's size.
-        let result = unsafe { libc::syscall(libc::SYS_waitid, libc::P_PIDFD, fd, info, options, usage) };
+        let result = unsafe { libc::syscall(libc::SYS_waitid, which, id, info, options, usage) };
         match cvt(result as i32) {
             Ok(_) => break,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -168,7 +183,8 @@ pub(crate) fn wait(pidfd: impl AsFd, block: bool, keep: bool) -> io::Result<Opti
     // SAFETY: as above.
     let usage = unsafe { usage.assume_init() };
     // SAFETY: a field of a child's siginfo: an integer, zero if nothing has ended.
-    if unsafe { info.si_pid() } == 0 {
+    let pid = unsafe { info.si_pid() };
+    if pid == 0 {
         return Ok(None);
     }
     // SAFETY: as above.
@@ -178,7 +194,7 @@ pub(crate) fn wait(pidfd: impl AsFd, block: bool, keep: bool) -> io::Result<Opti
         libc::CLD_DUMPED => value | 0x80,
         _ => value,
     };
-    Ok(Some(Waited { status, usage }))
+    Ok(Some((pid as u32, Waited { status, usage })))
 }
 
 /// `struct pidfd_info` as of Linux 6.15.
@@ -288,6 +304,7 @@ pub(crate) fn pidfd_of_self() -> io::Result<OwnedFd> {
     pidfd_open(std::process::id())
 }
 
+/// `pidfd_open`.
 pub(crate) fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
     // SAFETY: takes no address.
     let fd = cvt(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as i32)?;

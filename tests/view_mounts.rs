@@ -152,7 +152,7 @@ fn devices_masks_and_propagation() {
         assert_eq!(text, "character special file\n");
     }
     let error = Sandbox::builder().device("/etc/passwd").build().unwrap_err().to_string();
-    assert!(error.contains("no character device"), "{error}");
+    assert!(error.contains("no character or block device"), "{error}");
 }
 
 /// A volume of another owner is changed by whom it belongs to, through an id-mapped mount, below it alone.

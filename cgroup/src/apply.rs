@@ -61,11 +61,21 @@ impl Cgroup {
         for s in again {
             self.write_one(s).map_err(|e| (e, settings.len()))?;
         }
+        self.verify_all(settings).map_err(|e| (e, settings.len()))
+    }
+
+    /// Whether limits that somebody else has set hold.
+    #[cfg(feature = "systemd")]
+    pub(crate) fn verify(&self, limits: &Limits) -> Result<()> {
+        self.verify_all(&limits.in_order().collect::<Vec<_>>())
+    }
+
+    fn verify_all(&self, settings: &[&Setting]) -> Result<()> {
         let page = page_size();
         for s in settings.iter().filter(|s| s.check != Check::Accepted) {
-            let seen = self.text(s).map_err(|e| (e, settings.len()))?;
+            let seen = self.text(s)?;
             if !s.holds_in(&seen, page) {
-                return Err((self.not_verified(s, &seen), settings.len()));
+                return Err(self.not_verified(s, &seen));
             }
         }
         Ok(())

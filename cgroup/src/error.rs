@@ -211,5 +211,6 @@ pub(crate) fn lossy(text: &[u8]) -> String {
 
 pub(crate) const DELEGATE_HINT: &str = "run inside a delegated group: \
      `systemd-run --user --scope -p Delegate=yes COMMAND`, or have root hand over a directory of \
-     /sys/fs/cgroup (chown it with its cgroup.procs, cgroup.threads and cgroup.subtree_control)";
+     /sys/fs/cgroup (chown it with its cgroup.procs, cgroup.threads and cgroup.subtree_control); \
+     with the feature `systemd`, systemd::TransientUnit::enter asks for one";
 pub(crate) const READ_ONLY_HINT: &str = "cgroup2 is mounted read-only here, as in most containers: start the container with a writable cgroup mount";

@@ -64,6 +64,20 @@ pub fn values(data: &[u8]) {
     }
 }
 
+/// What a message bus sends, and its address.
+#[cfg(feature = "systemd")]
+pub fn dbus(data: &[u8]) {
+    use crate::dbus::{LONGEST, Message, message_size};
+    let size = data.first_chunk().and_then(message_size);
+    if let Some(mut m) = Message::parse(data) {
+        assert!(size == Some(data.len()) && data.len() <= LONGEST);
+        let _values = (m.body.u32(), m.body.string(), m.body.variant_string());
+    }
+    for place in crate::bus::Place::parse_list(data) {
+        assert!(!matches!(place, crate::bus::Place::Path(path) if path.is_relative()));
+    }
+}
+
 /// Lists of device rules: assembling never fails, and the evaluator answers every request.
 pub fn device_rules(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };

@@ -1,10 +1,14 @@
 #![doc = include_str!("../README.md")]
 
 mod apply;
+#[cfg(feature = "systemd")]
+mod bus;
 mod cgroup;
 mod controller;
 mod cpu;
 mod cpuset;
+#[cfg(feature = "systemd")]
+mod dbus;
 mod device;
 mod device_filter;
 mod device_program;
@@ -27,6 +31,8 @@ mod pressure;
 mod resource;
 mod stat;
 mod sys;
+#[cfg(feature = "systemd")]
+pub mod systemd;
 mod tree;
 mod usage;
 mod value;

@@ -1,5 +1,4 @@
 //! What several labs need.
-#![expect(dead_code, reason = "for the labs that are still to be written; goes when the last item is used")]
 
 use std::fs;
 use std::io::{Read as _, Write as _};

@@ -13,10 +13,14 @@
 //!   if the lab asked for outer namespaces. It shows the hole first, then what closes it.
 
 mod anatomy;
+#[path = "calls/sys.rs"]
+mod calls;
 mod capabilities;
 mod catalogue;
 mod chroot;
+mod closure;
 mod daemon;
+mod ipc;
 mod kit;
 mod lab;
 mod mounts;
@@ -24,6 +28,7 @@ mod namespaces;
 mod network;
 mod network_policy;
 mod page;
+mod pid;
 mod processes;
 mod resources;
 mod runner;
@@ -47,6 +52,8 @@ const TOPICS: &[(&str, &[Lab])] = &[
     ("chroot", chroot::LABS),
     ("mounts", mounts::LABS),
     ("namespaces", namespaces::LABS),
+    ("ipc", ipc::LABS),
+    ("pid", pid::LABS),
     ("user_namespace", user_namespace::LABS),
     ("resources", resources::LABS),
     ("users", users::LABS),
@@ -95,6 +102,12 @@ fn run() -> Result<u8, lexopt::Error> {
                 let directory: std::path::PathBuf = parser.value()?.into();
                 return Ok(runner::inside(lab, &directory, manner));
             }
+            // What a lab runs of this program inside a sandbox.
+            Long("as") => {
+                let role = parser.value()?.string()?;
+                let words = parser.raw_args()?.map(|word| word.to_string_lossy().into_owned());
+                return Ok(play(&role, &words.collect::<Vec<_>>()));
+            }
             Long("help") | Short('h') => {
                 println!("{USAGE}");
                 return Ok(0);
@@ -137,4 +150,20 @@ fn chosen(name: &str) -> Option<Vec<u8>> {
 
 fn find(number: u8) -> Option<&'static Lab> {
     TOPICS.iter().flat_map(|(_, labs)| labs.iter()).find(|lab| lab.number == number)
+}
+
+type Role = fn(&[String]) -> lab::Result;
+
+/// Programs of labs, for the inside of a sandbox: name, and what it does with its arguments.
+const ROLES: &[(&str, Role)] = &[("ask", daemon::ask)];
+
+fn play(role: &str, arguments: &[String]) -> u8 {
+    let Some((_, act)) = ROLES.iter().find(|(name, _)| *name == role) else { return 2 };
+    match act(arguments) {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("{error}");
+            1
+        }
+    }
 }

@@ -31,7 +31,8 @@ const LINKS: &[(&str, &str)] = &[
 #[derive(Clone, Debug)]
 pub struct Dev {
     pub(crate) target: PathBuf,
-    pub(crate) extra: Vec<PathBuf>,
+    /// Devices of the host, and where below the target they are seen.
+    pub(crate) extra: Vec<(PathBuf, PathBuf)>,
     shm: Shm,
     tty_gid: Option<u32>,
     mqueue: Queues,
@@ -65,10 +66,18 @@ impl Dev {
         }
     }
 
-    /// Adds a character device of the host (`/dev/fuse`, `/dev/net/tun`) at its place below `/dev`. The host's
-    /// permissions of the node hold: `EACCES` at opening is theirs.
-    pub fn device(mut self, path: impl AsRef<Path>) -> Self {
-        self.extra.push(path.as_ref().to_owned());
+    /// Adds a device of the host (`/dev/fuse`, `/dev/net/tun`) at its place below `/dev`. The host's permissions of the
+    /// node hold: `EACCES` at opening is theirs.
+    pub fn device(self, path: impl AsRef<Path>) -> Self {
+        let path = path.as_ref();
+        let below = path.strip_prefix("/dev").unwrap_or(path).to_owned();
+        self.device_at(path, below)
+    }
+
+    /// Adds a device of the host under another name, which is relative to `/dev`.
+    pub fn device_at(mut self, path: impl AsRef<Path>, name: impl AsRef<Path>) -> Self {
+        let name = name.as_ref();
+        self.extra.push((path.as_ref().to_owned(), name.strip_prefix("/").unwrap_or(name).to_owned()));
         self
     }
 

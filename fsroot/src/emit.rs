@@ -337,7 +337,10 @@ impl<'a> Emit<'a> {
         p.at(Step::PivotRoot, "/");
         p.fchdir(root);
         p.pivot_root(c".", c".");
-        p.umount2(c".", libc::MNT_DETACH);
+        // The topmost mount of what is stacked here goes first: the scratch file system, which stands on the old root.
+        for _ in 0..1 + u8::from(self.scratch.is_some()) {
+            p.umount2(c".", libc::MNT_DETACH);
+        }
         p.chdir(c"/");
         if self.root.propagation != Propagation::Private {
             p.mount_propagation(c"/", libc::MS_REC | self.root.propagation.bits());

@@ -66,7 +66,8 @@ impl Layers {
         self
     }
 
-    /// Adds attributes to the mount.
+    /// Adds attributes to the mount. An overlay with an upper layer that is the root becomes
+    /// [read-only](MountFlags::READ_ONLY) in the end, when all mount points are made.
     pub fn with(mut self, flags: MountFlags) -> Self {
         self.flags |= flags;
         self
@@ -76,6 +77,11 @@ impl Layers {
     pub fn without(mut self, flags: MountFlags) -> Self {
         self.flags -= flags;
         self
+    }
+
+    /// Read-only although there is an upper layer.
+    pub(crate) fn is_sealed(&self) -> bool {
+        !matches!(self.upper, Upper::None) && self.flags.contains(MountFlags::READ_ONLY)
     }
 
     pub(crate) fn is_writable(&self) -> bool {

@@ -169,6 +169,7 @@ impl Planner {
             Base::Directory(path) => {
                 let mut bind = Bind::new(path, "/");
                 bind.flags = root.flags;
+                bind.userns.clone_from(&root.userns);
                 if !root.writable {
                     bind = bind.with(MountFlags::READ_ONLY);
                 }
@@ -179,7 +180,13 @@ impl Planner {
             Base::Overlay(layers) => {
                 let mut layers = layers.clone();
                 layers.flags -= (MountFlags::NOSUID | MountFlags::NODEV) - root.flags;
-                (self.overlay(&layers)?, Area::Foreign { creates: layers.is_writable() })
+                // Mount points are made in it before it becomes read-only.
+                sealed = layers.is_sealed();
+                if sealed {
+                    layers.flags -= MountFlags::READ_ONLY;
+                }
+                let work = self.overlay(&layers, root.userns.as_ref())?;
+                (work, Area::Foreign { creates: layers.is_writable() })
             }
         };
         self.holders.push(Holder { entry: 0, target: PathBuf::new(), area });
@@ -243,7 +250,7 @@ impl Planner {
                 self.kernel(target, filesystem(c"devpts", options, it.flags))
             }
             Mount::Overlay(it) => {
-                let work = self.overlay(&it.layers)?;
+                let work = self.overlay(&it.layers, None)?;
                 let creates = it.layers.is_writable();
                 self.place(target, work, Some(Area::Foreign { creates })).map(|_| ())
             }
@@ -260,7 +267,7 @@ impl Planner {
                         part => self.item(&part)?,
                     }
                 }
-                it.extra.iter().try_for_each(|path| self.device(it.target.as_path(), path))
+                it.extra.iter().try_for_each(|(source, target)| self.device(source, &it.target.join(target)))
             }
             Mount::Symlink(it) => {
                 let text = c_path(Path::new(&it.text))?;
@@ -309,18 +316,18 @@ impl Planner {
         self.place(&bind.target, Work::Tree(tree), Some(area)).map(|_| ())
     }
 
-    /// A device of the host at its place below `dev`.
-    fn device(&mut self, dev: &Path, path: &Path) -> Result<()> {
+    /// A device of the host. A character device is known by its number, a block device by its node.
+    fn device(&mut self, path: &Path, target: &Path) -> Result<()> {
         let source = Source::find(path)?;
-        if !source.is(libc::S_IFCHR) {
-            return Err(Error::new(ErrorKind::WrongType, "this is no character device").at(path));
+        let character = source.is(libc::S_IFCHR);
+        if !character && !source.is(libc::S_IFBLK) {
+            return Err(Error::new(ErrorKind::WrongType, "this is no character or block device").at(path));
         }
-        let below = path.strip_prefix("/dev").unwrap_or(path);
-        let target = dev.join(below.strip_prefix("/").unwrap_or(below));
-        let number = source.device;
-        let bind = Bind { source: path.to_owned(), ..Bind::device("", target.clone(), number) };
+        let mut bind = Bind::device("", target.to_owned(), source.device);
+        bind.source = path.to_owned();
+        bind.device = bind.device.filter(|_| character);
         let tree = self.tree(&bind, source);
-        self.place(&target, Work::Tree(tree), Some(Area::File)).map(|_| ())
+        self.place(target, Work::Tree(tree), Some(Area::File)).map(|_| ())
     }
 
     fn tree(&mut self, bind: &Bind, source: Source) -> usize {
@@ -335,7 +342,7 @@ impl Planner {
         self.trees.len() - 1
     }
 
-    fn overlay(&mut self, layers: &Layers) -> Result<Work> {
+    fn overlay(&mut self, layers: &Layers, userns: Option<&Arc<OwnedFd>>) -> Result<Work> {
         if layers.lower.len() > MAX_LAYERS {
             let what = format!("{} layers, but overlayfs takes {MAX_LAYERS}", layers.lower.len());
             return Err(Error::new(ErrorKind::Limit, what));
@@ -347,7 +354,8 @@ impl Planner {
         }
         let mut layer = |path: &Path, what| -> Result<usize> {
             let source = Source::find(path)?.need_dir(what)?;
-            Ok(self.tree(&Bind::new(path, "/").not_recursive(), source))
+            let bind = Bind { userns: userns.cloned(), ..Bind::new(path, "/").not_recursive() };
+            Ok(self.tree(&bind, source))
         };
         let lower = layers.lower.iter().map(|path| layer(path, "a layer")).collect::<Result<_>>()?;
         let upper = match &layers.upper {

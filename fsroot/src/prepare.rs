@@ -78,8 +78,8 @@ impl PreparedRoot {
 
     /// The capabilities that the steps need in the user namespace that owns the mount namespace, bit n for capability
     /// n: `CAP_SYS_ADMIN`; with owners given also `CAP_CHOWN`, `CAP_DAC_OVERRIDE` and `CAP_FOWNER`. So with an overlay
-    /// that can be written, and `CAP_FSETID` too: what its maker may do, it does for as long as it lives, to keep owners
-    /// and modes of what is copied up.
+    /// that can be written, and `CAP_FSETID` and `CAP_SETFCAP` too: what its maker may do, it does for as long as it
+    /// lives, to keep owners, modes and capabilities of what is copied up.
     ///
     /// See [capabilities(7)](https://man7.org/linux/man-pages/man7/capabilities.7.html).
     pub fn capabilities_needed(&self) -> u64 {
@@ -88,6 +88,7 @@ impl PreparedRoot {
         const FOWNER: u64 = 1 << 3;
         const FSETID: u64 = 1 << 4;
         const SYS_ADMIN: u64 = 1 << 21;
+        const SETFCAP: u64 = 1 << 31;
         let owned = |entry: &Entry| {
             matches!(entry.work, Work::File { owner: Some(_), .. } | Work::Directory { owner: Some(_), .. })
         };
@@ -100,7 +101,7 @@ impl PreparedRoot {
             needed |= CHOWN | DAC_OVERRIDE | FOWNER;
         }
         if self.entries.iter().any(copies_up) {
-            needed |= CHOWN | DAC_OVERRIDE | FOWNER | FSETID;
+            needed |= CHOWN | DAC_OVERRIDE | FOWNER | FSETID | SETFCAP;
         }
         needed
     }

@@ -1,6 +1,8 @@
 //! The specification of a root.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::dev::Dev;
 use crate::error::Result;
@@ -21,6 +23,7 @@ pub struct Root {
     pub(crate) masks: Masks,
     pub(crate) writable: bool,
     pub(crate) flags: MountFlags,
+    pub(crate) userns: Option<Arc<OwnedFd>>,
     pub(crate) propagation: Propagation,
     pub(crate) size: u64,
     pub(crate) inodes: u64,
@@ -49,6 +52,7 @@ impl Root {
             masks: Masks::none(),
             writable: false,
             flags: MountFlags::NOSUID | MountFlags::NODEV,
+            userns: None,
             propagation: Propagation::Private,
             size: Tmpfs::DEFAULT_SIZE,
             inodes: Tmpfs::DEFAULT_INODES,
@@ -147,6 +151,13 @@ impl Root {
     /// privileges.
     pub fn without(mut self, flags: MountFlags) -> Self {
         self.flags -= flags;
+        self
+    }
+
+    /// Owners on disk of a root that is a directory, or of an overlay's layers, are read as ids of `userns`, as
+    /// [`Bind::id_mapped`] has it. Layers: since Linux 5.19.
+    pub fn id_mapped(mut self, userns: OwnedFd) -> Self {
+        self.userns = Some(Arc::new(userns));
         self
     }
 

@@ -1,11 +1,13 @@
 //! Landlock: restrictions on files, TCP ports and processes that a thread puts on itself.
 
-use std::fs::{File, OpenOptions};
+use std::ffi::CString;
+use std::fmt;
 use std::ops::BitOr;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use palisade_sys::{Fault, Fd, OpenHow, Program, Slot, Step};
 
 use crate::error::{Error, Repr};
 use crate::sys;
@@ -17,6 +19,8 @@ pub struct FsAccess(u64);
 macro_rules! rights {
     ($($(#[$doc:meta])* $name:ident = $bit:literal;)*) => {
         $($(#[$doc])* pub const $name: FsAccess = FsAccess(1 << $bit);)*
+
+        const NAMES: &[(FsAccess, &str)] = &[$((FsAccess(1 << $bit), stringify!($name))),*];
     };
 }
 
@@ -85,6 +89,14 @@ impl BitOr for FsAccess {
     }
 }
 
+/// The kernel's names without their prefix, with `|` between them.
+impl fmt::Display for FsAccess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = FsAccess::NAMES.iter().filter(|(right, _)| self.contains(*right)).map(|(_, name)| *name);
+        f.write_str(&names.collect::<Vec<_>>().join("|"))
+    }
+}
+
 const BIND_TCP: u64 = 1;
 const CONNECT_TCP: u64 = 1 << 1;
 const SCOPE_ABSTRACT_UNIX_SOCKET: u64 = 1;
@@ -110,7 +122,7 @@ const SCOPE_SIGNAL: u64 = 1 << 1;
 ///     .connect_tcp(443)
 ///     .prepare()?;
 /// let mut command = std::process::Command::new("/usr/bin/ls");
-/// ruleset.confine(&mut command)?;
+/// ruleset.confine(&mut command);
 /// # Ok::<(), palisade_secfilter::Error>(())
 /// ```
 ///
@@ -136,7 +148,8 @@ impl Landlock {
         Landlock { net: true, scopes: true, best_effort: false, paths: Vec::new(), ports: Vec::new() }
     }
 
-    /// Allows `access` to what is at `path` and below. Rules add up. For a file the rights of directories are left out.
+    /// Allows `access` to what is at `path` and below; links on the way are followed, magic ones of /proc are not. Rules
+    /// add up. For a file the rights of directories are left out.
     pub fn path(mut self, path: impl AsRef<Path>, access: FsAccess) -> Self {
         self.paths.push((path.as_ref().to_owned(), access));
         self
@@ -166,8 +179,8 @@ impl Landlock {
         self
     }
 
-    /// Takes what the running kernel can enforce; [`Ruleset::enforced`] lists what it cannot. Paths must exist all the
-    /// same.
+    /// Takes what the running kernel can enforce; [`Ruleset::enforced`] lists what it cannot. Where it enforces
+    /// anything, paths must exist all the same.
     pub fn best_effort(mut self) -> Self {
         self.best_effort = true;
         self
@@ -185,11 +198,11 @@ impl Landlock {
         }
     }
 
-    /// Opens the paths and makes the ruleset; nothing is restricted yet.
+    /// Decides what the running kernel will enforce, and turns it into system calls; nothing is restricted yet.
     ///
     /// # Errors
     /// [`Unsupported`](crate::ErrorKind::Unsupported) if the kernel cannot enforce all of it (and best effort was not asked
-    /// for); [`File`](crate::ErrorKind::File) for a path that cannot be opened.
+    /// for); [`File`](crate::ErrorKind::File) for a path with a NUL byte.
     pub fn prepare(&self) -> Result<Ruleset, Error> {
         let abi = Self::abi()?;
         let mut missing = Vec::new();
@@ -205,42 +218,72 @@ impl Landlock {
                 fs = fs | rights;
             }
         }
-        let net = self.net && need(4, "TCP ports");
+        let tcp = self.net && need(4, "TCP ports");
         let scopes = self.scopes && need(6, "scopes for signals and abstract sockets");
         if let (Some(what), false) = (missing.first(), self.best_effort) {
             return Err(Repr::Landlock { what, abi }.into());
         }
-        let enforced = Enforced { abi, fs, tcp: net, scopes, missing };
-        // What rules name must exist even where it cannot be enforced.
-        let mut opened = Vec::with_capacity(self.paths.len());
-        for (path, access) in &self.paths {
-            opened.push((open(path)?, *access));
-        }
-        if abi == 0 {
-            return Ok(Ruleset { fd: None, enforced });
-        }
-        let attr = sys::RulesetAttr {
-            handled_access_fs: fs.0,
-            handled_access_net: if net { BIND_TCP | CONNECT_TCP } else { 0 },
-            scoped: if scopes { SCOPE_ABSTRACT_UNIX_SOCKET | SCOPE_SIGNAL } else { 0 },
-        };
-        let fd = sys::landlock_create(&attr, abi).map_err(|errno| os("landlock_create_ruleset", errno))?;
-        for ((file, is_dir), access) in &opened {
-            let meaningful = if *is_dir { fs } else { fs.intersection(FsAccess::FILE) };
-            let allowed = access.intersection(meaningful);
-            if allowed != FsAccess::default() {
-                sys::landlock_add_path(fd.as_fd(), allowed.0, file.as_raw_fd())
-                    .map_err(|errno| os("landlock_add_rule(LANDLOCK_RULE_PATH_BENEATH)", errno))?;
-            }
-        }
-        if net {
-            for &(port, access) in &self.ports {
-                sys::landlock_add_port(fd.as_fd(), access, port)
-                    .map_err(|errno| os("landlock_add_rule(LANDLOCK_RULE_NET_PORT)", errno))?;
-            }
-        }
-        Ok(Ruleset { fd: Some(fd), enforced })
+        let enforced = Enforced { abi, fs, tcp, scopes, missing };
+        let program = self.program(&enforced)?;
+        Ok(Ruleset { program, enforced })
     }
+
+    fn program(&self, enforced: &Enforced) -> Result<Program, Error> {
+        let mut p = Program::new();
+        if enforced.abi == 0 {
+            return Ok(p);
+        }
+        p.at(Step::Landlock, "");
+        let attr = [
+            enforced.fs.0,
+            if enforced.tcp { BIND_TCP | CONNECT_TCP } else { 0 },
+            if enforced.scopes { SCOPE_ABSTRACT_UNIX_SOCKET | SCOPE_SIGNAL } else { 0 },
+        ];
+        let known = match enforced.abi {
+            ..4 => 1,
+            4 | 5 => 2,
+            _ => 3,
+        };
+        let ruleset = p.landlock_create_ruleset(&attr[..known]);
+        for (path, access) in &self.paths {
+            let nul = |_| Error::from(Repr::File { path: path.clone(), errno: libc::EINVAL });
+            let c_path = CString::new(path.as_os_str().as_bytes()).map_err(nul)?;
+            p.at(Step::Landlock, path.to_string_lossy());
+            allow(&mut p, ruleset, &c_path, access.intersection(enforced.fs));
+        }
+        if enforced.tcp {
+            for &(port, access) in &self.ports {
+                p.at(Step::Landlock, format!("TCP port {port}"));
+                p.landlock_add_port(ruleset, access, port);
+            }
+        }
+        p.at(Step::Landlock, "");
+        p.landlock_restrict_self(ruleset);
+        p.close(ruleset);
+        Ok(p)
+    }
+}
+
+/// A rule for a path, as it is when the program runs: the kernel takes rights of directories for directories only.
+fn allow(p: &mut Program, ruleset: Slot, path: &CString, access: FsAccess) {
+    let how = OpenHow { flags: libc::O_PATH, resolve: libc::RESOLVE_NO_MAGICLINKS, ..OpenHow::default() };
+    let rule = |p: &mut Program, file: Slot, access: FsAccess| {
+        // A rule that allows nothing is refused, and says nothing.
+        if access != FsAccess::default() {
+            p.landlock_add_path(ruleset, access.0, file);
+        }
+        p.close(file);
+    };
+    let (no_directory, over) = (p.forward(), p.forward());
+    let directory = p.openat2(Fd::CWD, path, OpenHow { flags: how.flags | libc::O_DIRECTORY, ..how });
+    p.jump_on(&[libc::ENOTDIR], no_directory);
+    rule(p, directory, access);
+    p.getpid();
+    p.branch(over);
+    p.land(no_directory);
+    let file = p.openat2(Fd::CWD, path, how);
+    rule(p, file, access.intersection(FsAccess::FILE));
+    p.land(over);
 }
 
 /// Which ABI brought which rights.
@@ -250,16 +293,6 @@ const FS_RIGHTS: [(u32, &str, FsAccess); 4] = [
     (3, "truncating files", FsAccess::TRUNCATE),
     (5, "ioctl on devices", FsAccess::IOCTL_DEV),
 ];
-
-/// Opens a path for a rule; whether it is a directory.
-fn open(path: &Path) -> Result<(File, bool), Error> {
-    let error = |error: std::io::Error| -> Error {
-        Repr::File { path: path.to_owned(), errno: error.raw_os_error().unwrap_or(libc::EINVAL) }.into()
-    };
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path).map_err(error)?;
-    let is_dir = file.metadata().map_err(error)?.is_dir();
-    Ok((file, is_dir))
-}
 
 fn os(call: &'static str, errno: i32) -> Error {
     Repr::Os { call, errno }.into()
@@ -281,10 +314,10 @@ pub struct Enforced {
     pub missing: Vec<&'static str>,
 }
 
-/// A ruleset that the kernel has taken, ready to be put into force, any number of times.
-#[derive(Debug)]
+/// A ruleset ready to be put into force, any number of times.
+#[derive(Clone, Debug)]
 pub struct Ruleset {
-    fd: Option<OwnedFd>,
+    program: Program,
     enforced: Enforced,
 }
 
@@ -294,32 +327,56 @@ impl Ruleset {
         &self.enforced
     }
 
+    /// The system calls that put it into force: paths are opened by whoever runs them, at that time. They need
+    /// no_new_privs or CAP_SYS_ADMIN, and belong after the last mount, which Landlock forbids.
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+
+    fn with_no_new_privs(&self) -> Program {
+        let mut p = Program::new();
+        if !self.program.is_empty() {
+            p.at(Step::NoNewPrivs, "");
+            p.prctl(libc::PR_SET_NO_NEW_PRIVS, [1, 0, 0, 0]);
+            p.append(&self.program);
+        }
+        p
+    }
+
     /// Restricts the calling thread and what it starts, for good; sets no_new_privs, which Landlock needs.
     ///
     /// # Errors
-    /// [`Os`](crate::ErrorKind::Os); E2BIG for the 17th layer.
+    /// [`File`](crate::ErrorKind::File) for a path of a rule that cannot be opened: then nothing is restricted.
+    /// [`Os`](crate::ErrorKind::Os) otherwise; E2BIG for the 17th layer.
     pub fn apply(&self) -> Result<(), Error> {
-        match &self.fd {
-            Some(fd) => {
-                sys::landlock_restrict(fd.as_fd()).map_err(|errno| os("landlock_restrict_self", errno))
-            }
-            None => Ok(()),
-        }
+        let program = self.with_no_new_privs();
+        let mut image = program.image();
+        sys::run(&mut image).map_err(|fault| {
+            // The ruleset of a run that failed is nobody's.
+            program.open_descriptors(&image).into_iter().for_each(|fd| drop(sys::adopt(fd as u64)));
+            explain(&program, fault)
+        })
     }
 
     /// Restricts `command`'s child right before exec. The program itself must be in reach: allow its path, its loader and
     /// its libraries.
     ///
-    /// # Errors
-    /// [`Os`](crate::ErrorKind::Os) if the descriptor cannot be copied. Failures in the child are errors of
-    /// `Command::spawn`.
-    pub fn confine(&self, command: &mut Command) -> Result<(), Error> {
-        if let Some(fd) = &self.fd {
-            let copy = fd
-                .try_clone()
-                .map_err(|error| os("fcntl(F_DUPFD_CLOEXEC)", error.raw_os_error().unwrap_or(0)))?;
-            sys::restrict_before_exec(command, copy);
+    /// Failures in the child, a path that cannot be opened included, are errors of `Command::spawn`.
+    pub fn confine(&self, command: &mut Command) {
+        sys::before_exec(command, self.with_no_new_privs().image());
+    }
+}
+
+fn explain(program: &Program, fault: Fault) -> Error {
+    let explained = program.explain(fault);
+    match explained.object {
+        Some(path) if explained.call.starts_with("openat2") => {
+            Repr::File { path: path.into(), errno: fault.errno }.into()
         }
-        Ok(())
+        _ if explained.call.starts_with("landlock_restrict_self") => {
+            os("landlock_restrict_self", fault.errno)
+        }
+        _ if explained.call.starts_with("landlock_add_rule") => os("landlock_add_rule", fault.errno),
+        _ => os("landlock_create_ruleset", fault.errno),
     }
 }

@@ -159,10 +159,10 @@ impl ExecLabel {
         }
     }
 
-    /// Adds the opening of the thread's attribute file to `program`; `proc` is the root of a proc file system. It comes
-    /// before ids change, since a process that is not dumpable may not open its own.
+    /// Adds the opening of the thread's attribute file to `program`; `proc` is the root of a proc file system: best one
+    /// that nobody else could mount anything on. Done while the thread still has the privileges to mount one.
     pub fn open(&self, program: &mut Program, proc: impl Into<Fd>) -> Slot {
-        program.at(Step::LsmLabel, self.text());
+        program.at(Step::Sysctls, self.text());
         let path = match self.module {
             Module::AppArmor(_) => c"thread-self/attr/apparmor/exec",
             Module::SeLinux(_) => c"thread-self/attr/exec",
@@ -191,7 +191,7 @@ impl ExecLabel {
             return Ok(None);
         }
         let mut program = Program::new();
-        program.at(Step::LsmLabel, "/proc");
+        program.at(Step::Sysctls, "/proc");
         let flags = libc::O_PATH | libc::O_DIRECTORY;
         let proc = program.openat2(Fd::CWD, c"/proc", OpenHow { flags, ..OpenHow::default() });
         let attribute = self.open(&mut program, proc);

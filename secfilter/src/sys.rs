@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "system calls on descriptors and structures of this crate")]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -117,82 +117,13 @@ pub(crate) fn poll_in(fd: BorrowedFd<'_>, timeout: i32) -> Result<i16, i32> {
     if result < 0 { Err(errno()) } else { Ok(entry.revents) }
 }
 
-/// `struct landlock_ruleset_attr` up to ABI 6.
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-pub(crate) struct RulesetAttr {
-    pub(crate) handled_access_fs: u64,
-    pub(crate) handled_access_net: u64,
-    pub(crate) scoped: u64,
-}
-
 /// The kernel's Landlock version.
 pub(crate) fn landlock_abi() -> Result<u32, i32> {
     const VERSION: u32 = 1;
     // SAFETY: with this flag the call wants a null pointer and no length.
-    let result = unsafe {
-        libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<RulesetAttr>(), 0usize, VERSION)
-    };
-    u32::try_from(result).map_err(|_| errno())
-}
-
-/// Makes a ruleset, with the structure as long as `abi` has it.
-pub(crate) fn landlock_create(attr: &RulesetAttr, abi: u32) -> Result<OwnedFd, i32> {
-    let len: usize = match abi {
-        ..4 => 8,
-        4 | 5 => 16,
-        _ => size_of::<RulesetAttr>(),
-    };
-    // SAFETY: `len` bytes of the structure are there to be read.
     let result =
-        unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::from_ref(attr), len, 0u32) };
-    if result < 0 { Err(errno()) } else { Ok(adopt(result as u64)) }
-}
-
-/// Adds a rule for what is below `parent`.
-pub(crate) fn landlock_add_path(ruleset: BorrowedFd<'_>, access: u64, parent: i32) -> Result<(), i32> {
-    #[repr(C, packed)]
-    struct PathBeneath {
-        access: u64,
-        parent: i32,
-    }
-    const PATH_BENEATH: u32 = 1;
-    let attr = PathBeneath { access, parent };
-    // SAFETY: the structure of this kind of rule, borrowed for the call.
-    let result = unsafe {
-        libc::syscall(libc::SYS_landlock_add_rule, ruleset.as_raw_fd(), PATH_BENEATH, &raw const attr, 0u32)
-    };
-    if result < 0 { Err(errno()) } else { Ok(()) }
-}
-
-/// Adds a rule for a TCP port.
-pub(crate) fn landlock_add_port(ruleset: BorrowedFd<'_>, access: u64, port: u16) -> Result<(), i32> {
-    const NET_PORT: u32 = 2;
-    let attr: [u64; 2] = [access, port.into()];
-    // SAFETY: the structure of this kind of rule (two words), borrowed for the call.
-    let result = unsafe {
-        libc::syscall(libc::SYS_landlock_add_rule, ruleset.as_raw_fd(), NET_PORT, attr.as_ptr(), 0u32)
-    };
-    if result < 0 { Err(errno()) } else { Ok(()) }
-}
-
-/// Restricts the calling thread, after setting no_new_privs.
-pub(crate) fn landlock_restrict(ruleset: BorrowedFd<'_>) -> Result<(), i32> {
-    // SAFETY: takes no address.
-    let result = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
-    if result < 0 {
-        return Err(errno());
-    }
-    // SAFETY: takes no address.
-    let result = unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0u32) };
-    if result < 0 { Err(errno()) } else { Ok(()) }
-}
-
-/// Has the child of `command` restrict itself before exec.
-pub(crate) fn restrict_before_exec(command: &mut Command, ruleset: OwnedFd) {
-    let hook = move || landlock_restrict(ruleset.as_fd()).map_err(io::Error::from_raw_os_error);
-    // SAFETY: the hook makes two system calls and an error from a number; it allocates nothing and takes no lock.
-    unsafe { command.pre_exec(hook) };
+        unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<u64>(), 0usize, VERSION) };
+    u32::try_from(result).map_err(|_| errno())
 }
 
 /// The calling thread's id.

@@ -42,7 +42,7 @@ fn a_command_sees_only_its_paths() {
     let run = |script: &str| {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", script]).current_dir(&work).env("SECRET", &secret);
-        ruleset.confine(&mut command).unwrap();
+        ruleset.confine(&mut command);
         command.output().unwrap().status.code()
     };
     assert_eq!(run("echo x > a && cat a > b && mkdir d && mv b d/ && rm -r d"), Some(0));
@@ -243,8 +243,18 @@ fn a_path_that_is_not_there_is_an_error() {
         if !has(6) {
             return;
         }
-        let error = landlock.path("/nowhere/at/all", FsAccess::READ).prepare().unwrap_err();
-        assert_eq!((error.kind(), error.errno()), (ErrorKind::File, Some(libc::ENOENT)));
-        assert!(error.to_string().contains("/nowhere/at/all"), "{error}");
+        let ruleset = landlock.path("/nowhere/at/all", FsAccess::READ).prepare().unwrap();
+        passes_in_child(|| {
+            let open = || fs::read_dir("/proc/self/fd").unwrap().count();
+            let before = open();
+            let error = ruleset.apply().unwrap_err();
+            assert_eq!((error.kind(), error.errno()), (ErrorKind::File, Some(libc::ENOENT)));
+            assert!(error.to_string().contains("/nowhere/at/all"), "{error}");
+            assert_eq!(open(), before, "nothing is restricted, and nothing stays open");
+            0
+        });
+        let mut command = Command::new("/bin/true");
+        ruleset.confine(&mut command);
+        assert_eq!(command.spawn().unwrap_err().kind(), Io::NotFound);
     }
 }

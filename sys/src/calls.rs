@@ -299,8 +299,8 @@ impl Program {
         self.call(libc::SYS_unshare, [flags.into()]);
     }
 
-    /// `setns`.
-    pub fn setns(&mut self, namespace: impl Into<Fd>, kinds: i32) {
+    /// `setns`. `kinds` are flags, or a slot that will hold them.
+    pub fn setns(&mut self, namespace: impl Into<Fd>, kinds: impl Into<Arg>) {
         self.call(libc::SYS_setns, [fd(namespace), kinds.into()]);
     }
 
@@ -417,6 +417,42 @@ impl Program {
     }
 }
 
+/// # Landlock
+impl Program {
+    /// `landlock_create_ruleset`; `attr` is as much of `struct landlock_ruleset_attr` as the running ABI has, a word a
+    /// field. Since Linux 5.13.
+    pub fn landlock_create_ruleset(&mut self, attr: &[u64]) -> Slot {
+        let place = self.bytes(&attr.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>());
+        self.call(libc::SYS_landlock_create_ruleset, [place.into(), place.len().into(), 0.into()])
+    }
+
+    /// `landlock_add_rule(LANDLOCK_RULE_PATH_BENEATH)`: `access` (`LANDLOCK_ACCESS_FS_*`) to what is at the open file
+    /// `parent` and below. Since Linux 5.13.
+    pub fn landlock_add_path(&mut self, ruleset: Slot, access: u64, parent: impl Into<Fd>) {
+        // Packed: a word and a descriptor.
+        let place = self.bytes(&[&access.to_le_bytes()[..], &[0; 4]].concat());
+        self.store(place.part(8, 4), parent.into());
+        self.call(
+            libc::SYS_landlock_add_rule,
+            [ruleset.into(), LANDLOCK_RULE_PATH_BENEATH.into(), place.into(), 0.into()],
+        );
+    }
+
+    /// `landlock_add_rule(LANDLOCK_RULE_NET_PORT)`: `access` (`LANDLOCK_ACCESS_NET_*`) to a TCP port. Since Linux 6.7.
+    pub fn landlock_add_port(&mut self, ruleset: Slot, access: u64, port: u16) {
+        let place = self.bytes(&[access.to_le_bytes(), u64::from(port).to_le_bytes()].concat());
+        self.call(
+            libc::SYS_landlock_add_rule,
+            [ruleset.into(), LANDLOCK_RULE_NET_PORT.into(), place.into(), 0.into()],
+        );
+    }
+
+    /// `landlock_restrict_self` of the calling thread, which has no_new_privs or `CAP_SYS_ADMIN`. Since Linux 5.13.
+    pub fn landlock_restrict_self(&mut self, ruleset: Slot) {
+        self.call(libc::SYS_landlock_restrict_self, [ruleset.into(), 0.into()]);
+    }
+}
+
 /// # The process
 impl Program {
     /// `getpid`. With [`Program::branch`] it is an unconditional jump: a pid is above zero.
@@ -484,6 +520,23 @@ impl Program {
         self.call(libc::SYS_clone, [null, null, null, null, null])
     }
 
+    /// `clone3(CLONE_PARENT)`: a fork of the stage that is its sibling, a child of its parent. Its pid, as the caller
+    /// sees it, is written to `pid` (4 bytes) before it runs. The slot is 0 in the new process. Since Linux 5.3.
+    pub fn fork_sibling(&mut self, pid: Place) -> Slot {
+        // struct clone_args up to `tls`; parent_tid is its fourth word.
+        let mut words = [0; 8];
+        words[0] = (libc::CLONE_PARENT | libc::CLONE_PARENT_SETTID) as u64;
+        words[3] = u64::from(pid.offset);
+        let args = self.bytes(&words.map(u64::to_le_bytes).concat());
+        self.relocate(args.part(24, 8));
+        self.call(libc::SYS_clone3, [args.into(), 64.into()])
+    }
+
+    /// `exit_group(code)`. The outcome stays as it is: for a process that shares its image with one that goes on.
+    pub fn exit(&mut self, code: i32) {
+        self.call(libc::SYS_exit_group, [code.into()]);
+    }
+
     /// `prctl(PR_SET_NAME)` with the 16 bytes in `name`, the last of which is 0.
     pub fn set_name(&mut self, name: Place) {
         self.call(libc::SYS_prctl, [libc::PR_SET_NAME.into(), name.into()]);
@@ -548,3 +601,6 @@ impl Program {
 }
 
 pub(crate) const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
+
+const LANDLOCK_RULE_PATH_BENEATH: i32 = 1;
+const LANDLOCK_RULE_NET_PORT: i32 = 2;

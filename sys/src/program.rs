@@ -4,7 +4,7 @@ use std::ffi::CStr;
 use std::sync::Arc;
 
 use crate::fault::{Explained, Fault, Outcome};
-use crate::image::Image;
+use crate::image::{HEADER_LEN, Image};
 use crate::step::Step;
 use crate::wire::*;
 
@@ -445,6 +445,12 @@ impl Program {
         Image::new(self)
     }
 
+    /// Where `place` is in the bytes of the program's image: to read what a run left there.
+    pub fn position(&self, place: Place) -> u64 {
+        let slots = usize::from(self.slots) * 8;
+        (HEADER_LEN + slots + self.ops.len() * size_of::<Op>()) as u64 + u64::from(place.offset)
+    }
+
     /// The descriptors that a run in this process has opened and not closed again: all but those of a whole run that
     /// are wanted must be closed, whether it succeeded or not. For programs without jumps.
     pub fn open_descriptors(&self, image: &Image) -> Vec<i32> {
@@ -468,6 +474,7 @@ impl Program {
                 | libc::SYS_open_tree
                 | libc::SYS_fsopen
                 | libc::SYS_fsmount
+                | libc::SYS_landlock_create_ruleset
                 | libc::SYS_socket => {
                     open.push(image.slot(Slot(op.out)) as i32);
                 }

@@ -28,6 +28,8 @@ enum Kind {
     Attr,
     /// `struct rlimit`.
     Limit,
+    /// `struct clone_args`.
+    Clone,
     /// capset's data.
     Caps,
     /// Addresses of strings, ended by null.
@@ -84,10 +86,15 @@ const SHAPES: &[(i64, &str, &[Kind])] = &[
     (libc::SYS_setresuid, "setresuid", &[Int, Int, Int]),
     (libc::SYS_keyctl, "keyctl", &[Name(KEYCTL), Address]),
     (libc::SYS_seccomp, "seccomp", &[Name(SECCOMP), Flags(SECCOMP_FLAGS), Address]),
+    (libc::SYS_landlock_create_ruleset, "landlock_create_ruleset", &[Address, Int, Int]),
+    (libc::SYS_landlock_add_rule, "landlock_add_rule", &[Fd, Name(LANDLOCK_RULE), Address, Int]),
+    (libc::SYS_landlock_restrict_self, "landlock_restrict_self", &[Fd, Int]),
     (libc::SYS_getpid, "getpid", &[]),
     (libc::SYS_setsid, "setsid", &[]),
     (libc::SYS_setpgid, "setpgid", &[Int, Int]),
     (libc::SYS_clone, "clone", &[Flags(CLONE), Address, Address, Address, Address]),
+    (libc::SYS_clone3, "clone3", &[Clone, Int]),
+    (libc::SYS_exit_group, "exit_group", &[Int]),
     (libc::SYS_umask, "umask", &[Octal]),
     (libc::SYS_prlimit64, "prlimit64", &[Int, Name(RLIMIT), Limit, Address]),
     (libc::SYS_rt_sigaction, "rt_sigaction", &[Int, Address, Address, Int]),
@@ -251,6 +258,7 @@ impl Program {
                     .collect();
                 format!("{{{}}}", parts.join(", "))
             }
+            Clone => format!("{{flags={}}}", some_of(CLONE, self.word(at))),
             Limit => format!("{{{}, {}}}", limit(self.word(at)), limit(self.word(at + 8))),
             Caps => {
                 // Three low halves (effective, permitted, inheritable), then the three high ones.

@@ -65,7 +65,7 @@ steps! {
     Hostname = "hostname",
     /// Network set-up, with CAP_NET_ADMIN still held.
     Network = "network",
-    /// Kernel parameters, before /proc/sys becomes read-only.
+    /// Kernel parameters, and what else is opened in a /proc that only set-up has, before /proc/sys becomes read-only.
     Sysctls = "sysctls",
     /// Masked and read-only paths last of the mounts: they cover what earlier steps had to write.
     Masks = "masks",
@@ -101,6 +101,9 @@ steps! {
     Session = "session",
     /// The limit of descriptor numbers, after the last descriptor that set-up needs.
     OpenFiles = "limit of open files",
+    /// Wait for the start where one is to be waited for: after all that can fail but the exec itself, and before the
+    /// filter, which need not allow waiting.
+    Pause = "pause",
     /// Signals were blocked so far, so that none ended set-up halfway.
     Signals = "signals",
     /// The filter last: it need not allow anything that set-up does, except execve.

@@ -1,0 +1,86 @@
+//! Statuses of programs that entered a living sandbox.
+//!
+//! The first process of a pid namespace does not end before all others in it are waited for, those included whose
+//! parents are outside. So what entered is waited for when it ends, whether or not the host program asks for its
+//! status: by the thread that cloned it, which has no other children. The thread takes strays along: a process that
+//! entered can make siblings of itself (`CLONE_PARENT`), and those are children of that thread.
+
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use crate::sys::{self, Waited};
+
+/// Where the status of one process will be.
+#[derive(Debug)]
+pub(crate) struct Collector {
+    /// After a fork of the host program, the thread is not there.
+    process: u32,
+    collected: Mutex<Option<Collected>>,
+    arrived: Condvar,
+}
+
+/// How a process ended.
+#[derive(Clone, Debug)]
+pub(crate) struct Collected {
+    /// `None` if a `wait` of the host program's own took it.
+    pub(crate) waited: Option<Waited>,
+    /// Whether it had not executed its payload.
+    pub(crate) as_stage: bool,
+}
+
+/// A process to be waited for: its pid, its name before its payload, and where its status goes.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    pub(crate) pid: u32,
+    pub(crate) name: [u8; 15],
+    pub(crate) collector: Arc<Collector>,
+}
+
+impl Default for Collector {
+    fn default() -> Self {
+        Self { process: std::process::id(), collected: Mutex::default(), arrived: Condvar::new() }
+    }
+}
+
+impl Collector {
+    fn put(&self, collected: Collected) {
+        self.collected.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(collected);
+        self.arrived.notify_all();
+    }
+
+    /// Waits for it; at once if the process has ended.
+    pub(crate) fn get(&self) -> Collected {
+        if self.process != std::process::id() {
+            return Collected { waited: None, as_stage: false };
+        }
+        let mut collected = self.collected.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            match &*collected {
+                Some(collected) => return collected.clone(),
+                None => collected = self.arrived.wait(collected).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+    }
+}
+
+/// Waits for all children of the calling thread.
+pub(crate) fn collect(watched: Option<&Watched>) {
+    // ECHILD: none is left.
+    while let Ok((pid, waited)) = sys::wait_for_own_child() {
+        let it = watched.filter(|watched| watched.pid == pid);
+        let as_stage = it.is_some_and(|it| has_name(pid, &it.name));
+        // Only now is it gone, and its number free.
+        drop(sys::reap(pid));
+        if let Some(it) = it {
+            it.collector.put(Collected { waited: Some(waited), as_stage });
+        }
+    }
+    if let Some(watched) = watched {
+        watched.collector.put(Collected { waited: None, as_stage: false });
+    }
+}
+
+/// Whether a process has this name; a zombie still has the one that its last exec gave it.
+pub(crate) fn has_name(pid: u32, name: &[u8; 15]) -> bool {
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.windows(17).any(|w| w[0] == b'(' && &w[1..16] == name && w[16] == b')')
+}
