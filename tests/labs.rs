@@ -7,14 +7,66 @@ mod labs;
 use std::collections::BTreeSet;
 
 labs::labs! {
-    lab_1 = 1, lab_2 = 2, lab_3 = 3, lab_4 = 4, lab_5 = 5, lab_6 = 6, lab_7 = 7, lab_8 = 8,
-    lab_9 = 9, lab_10 = 10, lab_11 = 11, lab_12 = 12,
-    lab_13 = 13, lab_14 = 14, lab_15 = 15, lab_16 = 16, lab_17 = 17,
-    lab_18 = 18, lab_19 = 19, lab_20 = 20, lab_21 = 21, lab_22 = 22, lab_23 = 23, lab_24 = 24,
-    lab_25 = 25, lab_26 = 26, lab_27 = 27, lab_28 = 28, lab_29 = 29, lab_30 = 30, lab_31 = 31, lab_32 = 32,
-    lab_33 = 33, lab_34 = 34, lab_35 = 35, lab_37 = 37, lab_38 = 38, lab_39 = 39, lab_40 = 40, lab_41 = 41,
-    lab_42 = 42, lab_43 = 43,
+    // A
+    lab_1 = 1,
+    lab_2 = 2,
+    lab_3 = 3,
+    lab_4 = 4,
+    lab_5 = 5,
+    lab_6 = 6,
+    lab_7 = 7,
+    lab_8 = 8,
+    // B
+    lab_9 = 9,
+    lab_10 = 10,
+    lab_11 = 11,
+    lab_12 = 12,
+    // C
+    lab_13 = 13,
+    lab_14 = 14,
+    lab_15 = 15,
+    lab_16 = 16,
+    lab_17 = 17,
+    // D
+    lab_18 = 18,
+    lab_19 = 19,
+    lab_20 = 20,
+    lab_21 = 21,
+    lab_22 = 22,
+    lab_23 = 23,
+    lab_24 = 24,
+    // E
+    lab_25 = 25,
+    lab_26 = 26,
+    lab_27 = 27,
+    lab_28 = 28,
+    lab_29 = 29,
+    lab_30 = 30,
+    lab_31 = 31,
+    lab_32 = 32,
+    lab_33 = 33,
+    lab_34 = 34,
+    lab_35 = 35,
+    lab_37 = 37,
+    lab_38 = 38,
+    lab_39 = 39,
+    lab_40 = 40,
+    lab_41 = 41,
+    lab_42 = 42,
+    lab_43 = 43,
+    // F
     lab_48 = 48,
+    // G
+    lab_50 = 50,
+    lab_51 = 51,
+    lab_52 = 52,
+    lab_53 = 53,
+    lab_54 = 54,
+    lab_55 = 55,
+    // H
+    // I
+    // J
+    // K
 }
 
 fn output(arguments: &[&str]) -> String {
