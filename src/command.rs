@@ -12,10 +12,10 @@ use palisade_sys::Step;
 
 use crate::child::{Child, Output};
 use crate::enter::Target;
+use crate::env::env_problem;
 use crate::error::{Error, ErrorKind, Result};
 use crate::order::{Executable, Payload, Session};
 use crate::plan::{Handling, Plan};
-use crate::prepare::env_problem;
 use crate::pty::{PtySize, Terminal};
 use crate::rlimit::Resource;
 use crate::sandbox::Sandbox;

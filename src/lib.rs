@@ -5,6 +5,7 @@ mod collector;
 mod command;
 mod confine;
 mod enter;
+mod env;
 mod error;
 mod function;
 mod guard;

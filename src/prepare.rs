@@ -1,6 +1,6 @@
 //! What `build` makes of a specification: everything that all spawns of a sandbox share.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use palisade_secfilter::{Filter, Install, SeccompData, Syscall, presets};
 use palisade_sys::{FD_PASSED, Program, Slot, Step};
 
 use crate::confine::{self, PrivateProc};
+use crate::env::{base_env, env_problem};
 use crate::error::{Error, ErrorKind, Result};
 use crate::namespaces::{Ipc, can_be_joined};
 use crate::newborn::user_namespace;
@@ -81,7 +82,6 @@ pub(crate) struct Identity {
     pub(crate) drop_groups: bool,
 }
 
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const DEFAULT_OPEN_FILES: u64 = 1024;
 const DEFAULT_PROCESSES: u64 = 4096;
 
@@ -443,17 +443,6 @@ fn check_env(spec: &Spec, conflicts: &mut Conflicts) {
     }
 }
 
-/// What is wrong with an environment variable, if anything.
-pub(crate) fn env_problem(name: &OsStr, value: &OsStr) -> Option<String> {
-    let shown = name.to_string_lossy();
-    match (name.as_encoded_bytes(), value.as_encoded_bytes()) {
-        ([], _) => Some("env: a name is empty".into()),
-        (name, _) if name.contains(&b'=') => Some(format!("env: {shown}: a name holds no '='")),
-        (name, value) if name.contains(&0) || value.contains(&0) => Some(format!("env: {shown}: a NUL byte")),
-        _ => None,
-    }
-}
-
 fn compile(spec: &Spec, conflicts: &mut Conflicts) -> Option<Filter> {
     let writes = |item: &Mount| matches!(item, Mount::Bind(bind) if !bind.is_read_only());
     let filter = match &spec.calls {
@@ -579,29 +568,4 @@ fn with_owner(spec: &Spec, item: &Mount, maps: Option<&Maps>, identity: &Identit
     let maps = Maps::new(IdMap::single(owner.0, payload.0), IdMap::single(owner.1, payload.1));
     let namespace = user_namespace(maps.prepare().map_err(failed)?)?;
     Ok(bind.clone().id_mapped(namespace).into())
-}
-
-fn home(root: &View) -> &std::path::Path {
-    match root {
-        View::Host(view) => view.home_dir(),
-        View::Own(_) | View::Shared => "/".as_ref(),
-    }
-}
-
-/// Later ones replace earlier ones of the same name.
-fn base_env(spec: &Spec) -> Vec<(OsString, OsString)> {
-    let mut env: Vec<(OsString, OsString)> = Vec::new();
-    if spec.inherit_env {
-        env.extend(std::env::vars_os());
-    } else {
-        env.push(("PATH".into(), DEFAULT_PATH.into()));
-        env.push(("HOME".into(), home(&spec.root).into()));
-        let kept = ["LANG", "TERM", "TZ"].into_iter();
-        env.extend(kept.filter_map(|name| Some((name.into(), std::env::var_os(name)?))));
-    }
-    for (name, value) in &spec.env {
-        env.retain(|(known, _)| known != name);
-        env.push((name.clone(), value.clone()));
-    }
-    env
 }
