@@ -10,14 +10,16 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use palisade_cgroup::{Cgroup, OwnedCgroup};
+use palisade_procinfo::Process;
 use palisade_sys::{Outcome, Step};
 
 use crate::collector::Collector;
 use crate::command::Command;
+use crate::enforced::{Enforced, Verifier};
 use crate::enter::{Origin, Target};
 use crate::error::{Error, ErrorKind, Result};
 use crate::launch::Started;
-use crate::newborn::read_outcome;
+use crate::newborn::{process_of, read_outcome};
 use crate::output::collect;
 use crate::plan::Supervision;
 use crate::pty::Pty;
@@ -65,10 +67,14 @@ pub(crate) struct Live {
     pub(crate) cgroup: Option<OwnedCgroup>,
     /// Where an init leaves the payload's status.
     pub(crate) image: Option<OwnedFd>,
+    /// The payload below an init, where it is known.
+    pub(crate) workload: Option<Process>,
     /// The flags for entering its pid namespace, if that is its own: with its user namespace, if that is.
     pub(crate) pid_namespace: Option<i32>,
     /// Waits for it, if it entered a living sandbox; else that is for its child to do.
     pub(crate) collector: Option<Arc<Collector>>,
+    /// What was read back, and how to read it again.
+    pub(crate) verifier: Verifier,
 }
 
 impl Live {
@@ -197,6 +203,35 @@ impl Child {
         let origin = Origin::Ours(self.cgroup.clone());
         let target = Target { pidfd: Arc::clone(&self.live().pidfd), origin };
         Command::new(self.sandbox.clone(), Some(target), program.as_ref())
+    }
+
+    /// What was asked to confine the payload, and what the kernel said about each when it was started.
+    pub fn enforced(&self) -> &Enforced {
+        &self.live().verifier.report
+    }
+
+    /// Reads the kernel back now. The payload may have changed things meanwhile, as far as it may: dropped what it
+    /// had, lowered a limit, added a filter, with capabilities more than that. So a difference is no error here, and it
+    /// is for the caller to judge.
+    ///
+    /// # Errors
+    /// The payload has ended, or the host program has no /proc of its pid namespace.
+    pub fn verify(&self) -> Result<Enforced> {
+        let unreadable = |why: String| {
+            Error::new(ErrorKind::Supervise, Step::Supervise, format!("the payload can't be read: {why}"))
+        };
+        let live = self.live();
+        let own = std::cell::OnceCell::new();
+        let process = match &live.workload {
+            _ if self.status.is_some() => Err("it has ended".to_owned()),
+            Some(workload) if workload.exists() => Ok(workload),
+            Some(_) => Err("it has ended".to_owned()),
+            None if live.image.is_some() => {
+                Err("its init knows it, but SandboxBuilder::verify is off".into())
+            }
+            None => process_of(self.pid, self.pidfd()).map(|process| own.get_or_init(|| process)),
+        };
+        Ok(live.verifier.later(process.map_err(unreadable)?, self.cgroup()))
     }
 
     /// Sends a signal to the payload. A payload that is pid 1 of its namespace gets only signals that it has a handler

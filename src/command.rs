@@ -12,7 +12,7 @@ use palisade_sys::Step;
 
 use crate::child::{Child, Output};
 use crate::enter::Target;
-use crate::env::env_problem;
+use crate::environment;
 use crate::error::{Error, ErrorKind, Result};
 use crate::order::{Executable, Payload, Session};
 use crate::plan::{Handling, Plan};
@@ -446,7 +446,7 @@ impl Command {
         for (name, value) in &self.env {
             env.retain(|(known, _)| known != name);
             if let Some(value) = value {
-                wrong.extend(env_problem(name, value));
+                wrong.extend(environment::problem(name, value));
                 env.push((name.clone(), value.clone()));
             }
         }

@@ -28,6 +28,9 @@ pub enum ErrorKind {
     SetupTimeout,
     /// The child was killed during set-up (out of memory, a signal from elsewhere); the payload did not run.
     SetupKilled,
+    /// The kernel took the calls that restrict the payload, but says that it is not as it was asked for. The payload was
+    /// killed before it ran, or, where only its filter is missing, right when it began.
+    NotEnforced,
     /// The payload itself could not be executed: not found, not executable, no interpreter.
     Exec,
     /// The living sandbox that a program was to enter has ended; the program did not run.

@@ -10,17 +10,19 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, send};
-use palisade_cgroup::OwnedCgroup;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg, send};
+use palisade_cgroup::{Cgroup, OwnedCgroup};
 use palisade_sys::{Outcome, Step};
 
 use crate::child::Live;
 use crate::collector::{Collector, Watched, collect, has_name};
+use crate::enforced::{OwnNamespaces, Verifier};
 use crate::enter::{Way, follow};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guard;
 use crate::namespaces::joined;
 use crate::newborn::{Newborn, Watch, control_sockets, read_outcome};
+use crate::order::WORD_OF_VERIFICATION;
 use crate::plan::Plan;
 use crate::reaper;
 use crate::spawner::{self, Bench, Thread};
@@ -112,8 +114,10 @@ pub(crate) struct Standing {
     name: [u8; 15],
     pub(crate) cgroup: Option<OwnedCgroup>,
     streams: [Option<OwnedFd>; 3],
+    terminal: Option<OwnedFd>,
     /// Waits for it, if it entered a living sandbox.
     collector: Option<Arc<Collector>>,
+    verifier: Verifier,
     pub(crate) plan: Plan,
 }
 
@@ -193,7 +197,45 @@ fn perform(plan: Plan, way: Option<&Way>, bench: &mut Bench, watch: &Arc<Watch>)
         go(&control, Step::IdMaps)?;
     }
     let streams = [stdin.parent, stdout.parent, stderr.parent];
-    Ok(Standing { child, control, image, name, cgroup, streams, collector, plan })
+    let own = bench.own_namespaces.get_or_init(OwnNamespaces::read);
+    let group = cgroup.as_deref().or(way.and_then(|way| way.cgroup.as_ref()));
+    let mut terminal = None;
+    let verifier = verify(&plan, &mut child, &control, &mut terminal, group, own)?;
+    Ok(Standing { child, control, image, name, cgroup, streams, terminal, collector, verifier, plan })
+}
+
+/// Reads back what became of the restrictions, while the stage waits for that.
+fn verify(
+    plan: &Plan,
+    child: &mut Newborn,
+    control: &UnixStream,
+    terminal: &mut Option<OwnedFd>,
+    cgroup: Option<&Cgroup>,
+    own: &OwnNamespaces,
+) -> Result<Verifier> {
+    if !plan.verify {
+        return Ok(Verifier::unread(&plan.asked, "SandboxBuilder::verify is off"));
+    }
+    let sender = loop {
+        match hear(control).map_err(unheard)? {
+            Some(Word { byte: WORD_OF_VERIFICATION, sender, .. }) => break sender,
+            Some(word) => *terminal = terminal.take().or(word.descriptor),
+            None => return Ok(Verifier::unread(&plan.asked, "it has ended")),
+        }
+    };
+    if let (true, Some(workload)) = (plan.init, sender) {
+        child.leads(workload);
+    }
+    let verifier = match child.payload() {
+        Ok(process) => Verifier::before_exec(&plan.asked, process, cgroup, own, plan.target.as_ref())?,
+        Err(why) => Verifier::unread(&plan.asked, why),
+    };
+    go(control, Step::Verification)?;
+    Ok(verifier)
+}
+
+fn unheard(error: io::Error) -> Error {
+    Error::call(Step::Stage, "recvmsg from the stage", &error)
 }
 
 /// Sends the stage the byte that it waits for.
@@ -216,18 +258,36 @@ impl Standing {
     }
 
     fn executed(self) -> Result<Started> {
-        let Self { child, control, image, name, cgroup, streams, collector, plan } = self;
+        let Self {
+            mut child,
+            control,
+            image,
+            name,
+            cgroup,
+            streams,
+            mut terminal,
+            collector,
+            mut verifier,
+            plan,
+        } = self;
         // The socket closes when the payload is executed, or when the child ends.
-        let terminal = wait_for_end(&control)
-            .map_err(|error| Error::call(Step::Stage, "recvmsg from the stage", &error))?;
+        while let Some(word) = hear(&control).map_err(unheard)? {
+            terminal = terminal.or(word.descriptor);
+        }
         conclude(&plan, &image, &name, &child, None)?;
+        if plan.verify {
+            child.payload().map_or(Ok(()), |process| verifier.after_exec(process))?;
+        }
         if plan.terminal && terminal.is_none() {
             let new = Error::new(ErrorKind::Setup, Step::Stdio, "the stage sent no terminal");
             return Err(new.with_hint("the host program has no descriptor left (RLIMIT_NOFILE)"));
         }
+        let workload = child.take_workload();
         let (pid, pidfd) = child.take().ok_or_else(timed_out)?;
         let (image, pid_namespace) = (plan.init.then_some(image), plan.pid_namespace);
-        let live = Some(Live { pidfd: Arc::new(pidfd), cgroup, collector, image, pid_namespace });
+        let live =
+            Live { pidfd: Arc::new(pidfd), cgroup, collector, image, pid_namespace, workload, verifier };
+        let live = Some(live);
         Ok(Started { pid, live, streams, terminal })
     }
 }
@@ -269,35 +329,45 @@ fn open_streams(plan: &Plan) -> Result<[Opened; 3]> {
     Ok([open(0)?, open(1)?, open(2)?])
 }
 
-/// Reads the control socket to its end; the descriptor that came through it, if one did.
-fn wait_for_end(control: &UnixStream) -> io::Result<Option<OwnedFd>> {
-    let mut descriptor = None;
+/// A byte of the stage's, and what came with it.
+struct Word {
+    byte: u8,
+    /// The pid of the process that said it, here.
+    sender: Option<u32>,
+    descriptor: Option<OwnedFd>,
+}
+
+/// Waits until the stage says a word, which it does when it waits for us or sends something; `None` when the socket has
+/// closed.
+fn hear(control: &UnixStream) -> io::Result<Option<Word>> {
     loop {
-        match receive(control) {
-            Ok((0, _)) => return Ok(descriptor),
-            Ok((_, received)) => descriptor = descriptor.or(received),
+        match hear_once(control) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             // The child ended with the go byte unread.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(descriptor),
-            Err(error) => return Err(error),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+            other => return other,
         }
     }
 }
 
-/// One message: its length, and a descriptor in it.
-fn receive(control: &UnixStream) -> io::Result<(usize, Option<OwnedFd>)> {
-    let (mut bytes, mut space) = ([0; 8], nix::cmsg_space!([i32; 1]));
-    let mut into = [io::IoSliceMut::new(&mut bytes)];
+fn hear_once(control: &UnixStream) -> io::Result<Option<Word>> {
+    let (mut byte, mut space) = ([0], nix::cmsg_space!([i32; 1], UnixCredentials));
+    let mut into = [io::IoSliceMut::new(&mut byte)];
     let flags = MsgFlags::MSG_CMSG_CLOEXEC;
     let message = recvmsg::<()>(control.as_raw_fd(), &mut into, Some(&mut space), flags)?;
-    let mut received: Vec<OwnedFd> = Vec::new();
+    let (mut sender, mut received) = (None, Vec::new());
     for part in message.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(numbers) = part {
-            received.extend(numbers.into_iter().map(adopt));
+        match part {
+            ControlMessageOwned::ScmRights(numbers) => received.extend(numbers.into_iter().map(adopt)),
+            ControlMessageOwned::ScmCredentials(who) => sender = u32::try_from(who.pid()).ok(),
+            _ => {}
         }
     }
-    let one = received.pop().map(sys::above_stdio).transpose()?;
-    Ok((message.bytes, one))
+    if message.bytes == 0 {
+        return Ok(None);
+    }
+    let descriptor = received.pop().map(sys::above_stdio).transpose()?;
+    Ok(Some(Word { byte: byte[0], sender, descriptor }))
 }
 
 /// Decides from what the stage left in its image whether the payload was executed. `collector`: who waits for the child,

@@ -4,8 +4,9 @@ mod child;
 mod collector;
 mod command;
 mod confine;
+mod enforced;
 mod enter;
-mod env;
+mod environment;
 mod error;
 mod function;
 mod guard;
@@ -33,6 +34,7 @@ mod sys;
 
 pub use child::{Child, Output};
 pub use command::Command;
+pub use enforced::{Enforced, Moment, Restriction, State, Subject};
 pub use error::{Error, ErrorKind, Result};
 pub use function::{Function, dispatch};
 pub use namespaces::Ipc;

@@ -1,5 +1,6 @@
 //! A child before its payload: cloned, given its ids, watched, and killed unless it is taken.
 
+use std::cell::OnceCell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -7,6 +8,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use palisade_creds::PreparedMaps;
+use palisade_procinfo::{ProcRoot, Process};
 use palisade_sys::{FD_CONTROL, Fd, HEADER_LEN, Image, Outcome, Program, Step};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -22,6 +24,10 @@ pub(crate) struct Newborn {
     pub(crate) pid: u32,
     /// `None` only while it is taken or dropped.
     pub(crate) pidfd: Option<OwnedFd>,
+    /// Its directory in /proc, once it was needed.
+    process: OnceCell<Result<Process, String>>,
+    /// The process that will execute the payload, if it is an init of that.
+    workload: Option<Result<Process, String>>,
     watch: Arc<Watch>,
 }
 
@@ -39,15 +45,50 @@ impl Newborn {
             watch.close();
         })?;
         let pidfd = adopt(watch.pidfd.load(Ordering::SeqCst));
-        Ok(Self { pid, pidfd: Some(pidfd), watch })
+        Ok(Self { pid, pidfd: Some(pidfd), process: OnceCell::new(), workload: None, watch })
+    }
+
+    /// It, in /proc; or why it is not to be had there.
+    pub(crate) fn process(&self) -> Result<&Process, &str> {
+        let open = || match &self.pidfd {
+            Some(pidfd) => process_of(self.pid, pidfd.as_fd()),
+            None => Err("it was handed over".into()),
+        };
+        self.process.get_or_init(open).as_ref().map_err(String::as_str)
+    }
+
+    /// It is an init, and `pid` the process below it that will execute the payload.
+    pub(crate) fn leads(&mut self, pid: u32) {
+        let open = || {
+            let process =
+                ProcRoot::host().and_then(|root| root.process(pid)).map_err(|error| error.to_string())?;
+            // The number may be somebody else's by now, but not as a child of this one.
+            match process.status() {
+                Ok(status) if status.ppid == self.pid => Ok(process),
+                _ => Err("it has ended".to_owned()),
+            }
+        };
+        self.workload = Some(open());
+    }
+
+    /// The process that will execute the payload, in /proc: itself, unless it is an init.
+    pub(crate) fn payload(&self) -> Result<&Process, &str> {
+        match &self.workload {
+            Some(workload) => workload.as_ref().map_err(String::as_str),
+            None => self.process(),
+        }
+    }
+
+    pub(crate) fn take_workload(&mut self) -> Option<Process> {
+        self.workload.take().and_then(Result::ok)
     }
 
     pub(crate) fn give_maps(&self, maps: &PreparedMaps) -> Result<()> {
-        let dir = proc_dir(self.pid).map_err(|error| {
-            Error::call(Step::IdMaps, format!("open /proc/{}", self.pid), &error)
+        let process = self.process().map_err(|why| {
+            Error::new(ErrorKind::Setup, Step::IdMaps, format!("open /proc/{}: {why}", self.pid))
                 .with_hint("the host program needs its /proc, of its own pid namespace, to map ids")
         })?;
-        maps.apply(dir.as_fd()).map_err(|error| {
+        maps.apply(process.as_dir()).map_err(|error| {
             let errno = error.errno();
             Error::from_source(ErrorKind::Setup, Step::IdMaps, error, errno)
         })
@@ -62,12 +103,8 @@ impl Newborn {
             )
             .with_object("oom_score_adj")
         };
-        let dir = proc_dir(self.pid).map_err(failed)?;
-        // As long as it lives the number is its own, and so was the directory.
-        if self.pidfd.as_ref().is_none_or(|pidfd| !matches!(sys::wait(pidfd, false, true), Ok(None))) {
-            return Err(failed(io::Error::from_raw_os_error(libc::ESRCH)));
-        }
-        let path = format!("/proc/self/fd/{}/oom_score_adj", dir.as_raw_fd());
+        let process = self.process().map_err(|why| failed(io::Error::other(why.to_owned())))?;
+        let path = format!("/proc/self/fd/{}/oom_score_adj", process.as_dir().as_raw_fd());
         std::fs::write(path, adjustment.to_string()).map_err(failed)
     }
 
@@ -80,6 +117,7 @@ impl Newborn {
         }
         drop(state);
         self.pid = pid;
+        self.process = OnceCell::new();
         if let Some(ended) = self.pidfd.replace(pidfd) {
             // ECHILD: somebody else's wait was faster.
             drop(sys::wait(&ended, true, false));
@@ -244,6 +282,9 @@ pub(crate) fn user_namespace(maps: PreparedMaps) -> Result<OwnedFd> {
 pub(crate) fn control_sockets() -> Result<(UnixStream, OwnedFd)> {
     let failed = |call: &'static str| move |error: io::Error| Error::call(Step::Prepare, call, &error);
     let (ours, theirs) = UnixStream::pair().map_err(failed("socketpair(AF_UNIX)"))?;
+    // Who says a word is known by its pid, which in a pid namespace nobody else could tell.
+    nix::sys::socket::setsockopt(&ours, nix::sys::socket::sockopt::PassCred, &true)
+        .map_err(|errno| failed("setsockopt(SO_PASSCRED)")(errno.into()))?;
     let above =
         |stream: UnixStream| sys::above_stdio(stream.into()).map_err(failed("fcntl(F_DUPFD_CLOEXEC)"));
     Ok((above(ours)?.into(), above(theirs)?))
@@ -257,11 +298,13 @@ pub(crate) fn read_outcome(image: &OwnedFd) -> Result<Outcome> {
     Ok(Outcome::parse(&header))
 }
 
-/// The child's directory in /proc, if that is the /proc of our own pid namespace.
-fn proc_dir(pid: u32) -> io::Result<std::fs::File> {
-    let own = std::fs::read_link("/proc/self")?;
+/// A process in /proc by the number that the pidfd's process has, if this /proc is the one of our own pid namespace.
+pub(crate) fn process_of(pid: u32, pidfd: BorrowedFd<'_>) -> Result<Process, String> {
+    let own = std::fs::read_link("/proc/self").map_err(|error| format!("readlink /proc/self: {error}"))?;
     if own.to_str() != Some(std::process::id().to_string().as_str()) {
-        return Err(io::Error::other("/proc belongs to another pid namespace"));
+        return Err("/proc belongs to another pid namespace".into());
     }
-    std::fs::File::open(format!("/proc/{pid}"))
+    let process = ProcRoot::host().and_then(|root| root.process(pid)).map_err(|error| error.to_string())?;
+    // As long as the process has not ended, the number is its own, and what was opened is it.
+    if sys::has_ended(pidfd) { Err("it has ended".into()) } else { Ok(process) }
 }

@@ -79,6 +79,9 @@ pub enum Session {
     Inherit,
 }
 
+/// What the stage says when it waits for its restrictions to be read back.
+pub(crate) const WORD_OF_VERIFICATION: u8 = b'v';
+
 /// All signals but SIGKILL and SIGSTOP, whose disposition can't be set: bit n - 1 is signal n.
 const SETTABLE_SIGNALS: u64 = !(1 << (libc::SIGKILL - 1) | 1 << (libc::SIGSTOP - 1));
 
@@ -268,6 +271,13 @@ fn restrict(
 
     limits(p, Step::OpenFiles, |resource| resource == Resource::OpenFiles);
 
+    if sandbox.verify {
+        p.at(Step::Verification, "");
+        let go = p.room(1);
+        p.write_all(control, &[WORD_OF_VERIFICATION]);
+        p.read_exact(control, go);
+    }
+
     p.at(Step::Signals, "");
     let mut table = |strings: &[CString]| -> Place {
         let places: Vec<Place> = strings.iter().map(|s| p.text(s)).collect();
@@ -308,7 +318,7 @@ pub(crate) fn parent_death(p: &mut Program) {
 }
 
 /// Closes all that set-up used, and gives the declared descriptors their numbers. The control socket, and the program
-/// if it was passed, which end with the exec, may have other numbers then: those are returned.
+/// if it was passed, are left, by other numbers maybe: these are returned. The exec closes both.
 fn descriptors(p: &mut Program, payload: &Payload, trees: i32) -> (Fd, Option<Slot>) {
     p.at(Step::Descriptors, "");
     let program = matches!(payload.program, Executable::Passed);

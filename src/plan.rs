@@ -13,6 +13,7 @@ use palisade_ns::{AnyNs, Namespace, Namespaces};
 use palisade_sys::{Fault, Image, Program, Slot, Step};
 
 use crate::child::Child;
+use crate::enforced::Asked;
 use crate::enter::{Entry, Target, Way};
 use crate::error::{Error, Result};
 use crate::guard::{guarded, of_cgroup};
@@ -65,6 +66,8 @@ pub struct Plan {
     /// Owns what the programs know by number.
     sandbox: Sandbox,
     pub(crate) setup_timeout: Duration,
+    pub(crate) asked: Arc<Asked>,
+    pub(crate) verify: bool,
     lifetime: Lifetime,
     timeout: Option<Duration>,
     output_limit: u64,
@@ -127,6 +130,8 @@ impl Plan {
             descriptors,
             sandbox: sandbox.clone(),
             setup_timeout: prepared.setup_timeout,
+            asked: Arc::new(Asked::new(prepared, payload, site)),
+            verify: prepared.verify,
             lifetime: prepared.lifetime,
             timeout,
             output_limit,

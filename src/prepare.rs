@@ -16,7 +16,8 @@ use palisade_secfilter::{Filter, Install, SeccompData, Syscall, presets};
 use palisade_sys::{FD_PASSED, Program, Slot, Step};
 
 use crate::confine::{self, PrivateProc};
-use crate::env::{base_env, env_problem};
+use crate::enforced;
+use crate::environment;
 use crate::error::{Error, ErrorKind, Result};
 use crate::namespaces::{Ipc, can_be_joined};
 use crate::newborn::user_namespace;
@@ -58,6 +59,13 @@ pub(crate) struct Prepared {
     /// The view has a devpts of its own.
     pub(crate) terminals: bool,
     pub(crate) setup_timeout: Duration,
+    pub(crate) sysctls: Vec<(String, String)>,
+    /// An optional label that is not to be had here.
+    pub(crate) label_missing: Option<String>,
+    /// What the mount table has to say of the view.
+    pub(crate) placed: enforced::View,
+    /// Restrictions are read back.
+    pub(crate) verify: bool,
 }
 
 /// The programs that build the view.
@@ -126,7 +134,7 @@ impl Prepared {
         let identity = choose_identity(&spec, &caller, user, &mut conflicts);
         check_namespaces(&spec, &caller, &mut conflicts);
         check_limits(&spec, &caller, &mut conflicts);
-        check_env(&spec, &mut conflicts);
+        environment::check(&spec, &mut conflicts);
         let filter = compile(&spec, &mut conflicts);
         confine::check(&spec, caller.privileged, &mut conflicts);
         let [private_proc, entering_proc] = confine::private_proc(&spec, &mut conflicts);
@@ -198,6 +206,8 @@ impl Prepared {
             terminals: root.as_ref().is_some_and(PreparedRoot::has_terminals),
             init: spec.init,
             masks: root.as_ref().map(PreparedRoot::masks).unwrap_or_default(),
+            placed: root.as_ref().map(enforced::View::of).unwrap_or_default(),
+            verify: spec.verify,
             _root: root,
             hostname: new(Namespace::Uts).then(|| hostname.program()),
             network: new(Namespace::Net).then(loopback_up),
@@ -205,11 +215,16 @@ impl Prepared {
             maps,
             credentials,
             setup_capabilities: setup,
+            label_missing: match (&spec.label, &private_proc.label) {
+                (Some(label), None) => Some(label.to_string()),
+                _ => None,
+            },
+            sysctls: spec.sysctls.clone(),
             private_proc,
             entering_proc,
             landlock: confine::landlock(&spec)?,
             filter: filter.as_ref().map(|filter| Install::new(filter).keep_privileges().prepare()),
-            env: base_env(&spec),
+            env: environment::base(&spec),
             limits,
             cgroup: spec.cgroup,
             device_rules: spec.device_rules,
@@ -431,14 +446,6 @@ fn check_limits(spec: &Spec, caller: &Caller, conflicts: &mut Conflicts) {
                  outside of any user namespace"
             )),
             _ => {}
-        }
-    }
-}
-
-fn check_env(spec: &Spec, conflicts: &mut Conflicts) {
-    for (name, value) in &spec.env {
-        if let Some(wrong) = env_problem(name, value) {
-            conflicts.add(wrong);
         }
     }
 }

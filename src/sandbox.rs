@@ -158,6 +158,7 @@ pub(crate) struct Spec {
     pub(crate) lifetime: Lifetime,
     pub(crate) init: bool,
     pub(crate) setup_timeout: Duration,
+    pub(crate) verify: bool,
 }
 
 /// Says what a payload may see, use and do. It starts as the secure default; each setter changes one part, and
@@ -203,6 +204,7 @@ impl Default for SandboxBuilder {
             lifetime: Lifetime::Host,
             init: false,
             setup_timeout: Duration::from_secs(30),
+            verify: true,
         };
         Self { spec }
     }
@@ -486,6 +488,14 @@ impl SandboxBuilder {
     /// signal reaches (a path on a dead network mount), `spawn` returns ten seconds later.
     pub fn setup_timeout(mut self, limit: Duration) -> Self {
         self.spec.setup_timeout = limit;
+        self
+    }
+
+    /// Whether each spawn reads back from the kernel what it has made of the restrictions, before the payload runs; it
+    /// does unless this is `false`. What differs is then an error of `spawn`. The set-up stands still meanwhile:
+    /// [`Enforced`](crate::Enforced) says what is read, README.md what it costs.
+    pub fn verify(mut self, verify: bool) -> Self {
+        self.spec.verify = verify;
         self
     }
 

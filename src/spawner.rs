@@ -4,6 +4,7 @@
 //! which live as long as the program. They block all signals, own a mapped stack for their children, and sit in an
 //! empty session keyring, which the children inherit.
 
+use std::cell::OnceCell;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -12,6 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use palisade_sys::{Fault, Program, Step};
 
 use crate::collector::{Watched, collect};
+use crate::enforced::OwnNamespaces;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::{BlockSignals, ChildStack, run_here};
 
@@ -19,6 +21,8 @@ use crate::sys::{BlockSignals, ChildStack, run_here};
 #[derive(Debug)]
 pub(crate) struct Bench {
     pub(crate) stack: ChildStack,
+    /// Read at first use.
+    pub(crate) own_namespaces: OnceCell<OwnNamespaces>,
     /// What a thread that stands apart has cloned, to be waited for.
     pub(crate) watched: Option<Watched>,
 }
@@ -154,7 +158,7 @@ fn start_spawner(first: Job, which: Thread) -> io::Result<()> {
     let stack = ChildStack::new()?;
     let (sender, jobs) = channel::<Job>();
     spawn_quietly("palisade-spawn", move || {
-        let mut bench = Bench { stack, watched: None };
+        let mut bench = Bench { stack, own_namespaces: OnceCell::new(), watched: None };
         let mut job = first;
         loop {
             let deliver = job(&mut bench);

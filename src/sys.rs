@@ -319,6 +319,13 @@ pub(crate) fn getrlimit(resource: u32) -> io::Result<(u64, u64)> {
     Ok((limit.rlim_cur, limit.rlim_max))
 }
 
+/// Whether the process behind a pidfd has ended.
+pub(crate) fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
+    let mut poll = libc::pollfd { fd: pidfd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one structure, writable.
+    unsafe { libc::poll(&raw mut poll, 1, 0) != 0 }
+}
+
 /// Signals through a pidfd that the caller knows by number only: one that a clone in progress has stored.
 pub(crate) fn send_signal_to(pidfd: RawFd, signal: i32) -> io::Result<()> {
     // SAFETY: the caller holds the lock without which nobody closes the descriptor.

@@ -39,6 +39,14 @@ impl Cgroup {
         })
     }
 
+    /// Reads limits that were set before, and compares: whether they are in force now.
+    ///
+    /// # Errors
+    /// [`NotVerified`](ErrorKind::NotVerified) for the first that is another one now; those of reading the files.
+    pub fn verify(&self, limits: &Limits) -> Result<()> {
+        self.verify_all(&limits.in_order().collect::<Vec<_>>())
+    }
+
     /// For a group that nobody uses yet: no need to know what was there before.
     pub(crate) fn apply_fresh(&self, limits: &Limits) -> Result<()> {
         let settings: Vec<&Setting> = limits.in_order().collect();
@@ -62,12 +70,6 @@ impl Cgroup {
             self.write_one(s).map_err(|e| (e, settings.len()))?;
         }
         self.verify_all(settings).map_err(|e| (e, settings.len()))
-    }
-
-    /// Whether limits that somebody else has set hold.
-    #[cfg(feature = "systemd")]
-    pub(crate) fn verify(&self, limits: &Limits) -> Result<()> {
-        self.verify_all(&limits.in_order().collect::<Vec<_>>())
     }
 
     fn verify_all(&self, settings: &[&Setting]) -> Result<()> {

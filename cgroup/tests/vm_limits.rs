@@ -446,3 +446,15 @@ fn a111_an_inner_group_holds_no_processes() {
     leaf.remove().expect("removed");
     child.wait().expect("reaped");
 }
+
+#[test]
+fn limits_that_another_has_changed_are_told() {
+    let Some(home) = memory_home("verify") else { return };
+    let limits = Limits::new().memory_max(Bytes::mib(64)).pids_max(8);
+    let group = home.create("leaf", &limits).expect("created");
+    group.verify(&limits).expect("as written");
+    std::fs::write(group.path().join("pids.max"), "9").expect("written");
+    let e = group.verify(&limits).expect_err("changed");
+    assert_eq!((e.kind(), e.rejected()), (ErrorKind::NotVerified, Some("8")), "{e}");
+    group.remove().expect("removed");
+}

@@ -4,6 +4,7 @@ mod dev;
 mod emit;
 mod enter;
 mod error;
+mod expect;
 mod flags;
 mod host;
 #[cfg(feature = "image")]
@@ -19,6 +20,7 @@ mod source;
 pub use dev::Dev;
 pub use enter::{Enter, PreparedEnter};
 pub use error::{Error, ErrorKind, Result};
+pub use expect::Placed;
 pub use flags::{MountFlags, Propagation};
 pub use host::HostView;
 #[cfg(feature = "image")]

@@ -32,12 +32,21 @@ pub(crate) struct Tree {
 pub(crate) struct Entry {
     /// Where, as the caller wrote it.
     pub(crate) shown: String,
+    /// Where it really stands, from the new root: links of the root's directory followed.
+    pub(crate) place: PathBuf,
     pub(crate) at: At,
     pub(crate) work: Work,
     /// Others are placed in it: its descriptor stays open.
     pub(crate) holds: bool,
     /// Made read-only in the end.
     pub(crate) sealed: bool,
+}
+
+impl Entry {
+    /// A file that stands on another one.
+    pub(crate) fn is_mounted_file(&self) -> bool {
+        matches!((&self.work, &self.at), (Work::File { .. }, At::Found { .. }))
+    }
 }
 
 /// The place of an entry. `holder` is the index of the entry whose mount the place is in.
@@ -130,6 +139,8 @@ struct Holder {
 pub(crate) struct Planner {
     pub(crate) entries: Vec<Entry>,
     pub(crate) trees: Vec<Tree>,
+    /// Sources of optional binds that do not exist.
+    pub(crate) left_out: Vec<PathBuf>,
     holders: Vec<Holder>,
     /// The directory that is the root, if it is one, to follow its links in.
     directory: Option<OwnedFd>,
@@ -148,6 +159,8 @@ impl Planner {
                 }
                 planner.item(&part)?;
             }
+            // What the view of the host has only where the host has it was not asked for by the caller.
+            planner.left_out.clear();
         }
         for item in &root.mounts {
             planner.item(item)?;
@@ -190,7 +203,14 @@ impl Planner {
             }
         };
         self.holders.push(Holder { entry: 0, target: PathBuf::new(), area });
-        self.entries.push(Entry { shown: "/".into(), at: At::Root, work, holds: true, sealed });
+        self.entries.push(Entry {
+            shown: "/".into(),
+            place: PathBuf::new(),
+            at: At::Root,
+            work,
+            holds: true,
+            sealed,
+        });
         Ok(())
     }
 
@@ -300,7 +320,10 @@ impl Planner {
 
     fn bind(&mut self, bind: &Bind) -> Result<()> {
         let source = match Source::find(&bind.source) {
-            Err(error) if bind.optional && error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) if bind.optional && error.kind() == ErrorKind::NotFound => {
+                self.left_out.push(bind.source.clone());
+                return Ok(());
+            }
             found => found?,
         };
         if let Some(number) = bind.device {
@@ -483,13 +506,15 @@ impl Planner {
         };
         self.entries[entry].holds = true;
         for parent in made {
-            let shown = Path::new("/").join(&self.holders[index].target).join(&parent).display().to_string();
+            let place = self.holders[index].target.join(&parent);
+            let shown = Path::new("/").join(&place).display().to_string();
             let at = At::Made { holder: entry, path: c_path(&parent)?, make: None };
             let work = Work::Directory { mode: 0o755, owner: None };
-            self.entries.push(Entry { shown, at, work, holds: false, sealed: false });
+            self.entries.push(Entry { shown, place, at, work, holds: false, sealed: false });
         }
         self.entries.push(Entry {
             shown: target.display().to_string(),
+            place: relative.clone(),
             at,
             work,
             holds: false,

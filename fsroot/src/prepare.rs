@@ -8,7 +8,7 @@ use palisade_sys::{Program, Slot};
 use crate::emit::{Emit, masks_program};
 use crate::error::{Error, ErrorKind, Result};
 use crate::flags::Propagation;
-use crate::plan::{At, Entry, Planner, Tree, UpperPlan, Work, relative};
+use crate::plan::{Entry, Planner, Tree, UpperPlan, Work, relative};
 use crate::root::Root;
 use crate::source::c_path;
 
@@ -29,6 +29,7 @@ pub struct PreparedRoot {
     pub(crate) propagation: Propagation,
     pub(crate) hidden: Vec<CString>,
     pub(crate) read_only: Vec<CString>,
+    pub(crate) left_out: Vec<PathBuf>,
 }
 
 impl PreparedRoot {
@@ -41,7 +42,7 @@ impl PreparedRoot {
         };
         let hidden = paths(&root.masks.all_hidden())?;
         let read_only = paths(&root.masks.read_only)?;
-        let Planner { entries, trees, .. } = planner;
+        let Planner { entries, trees, left_out, .. } = planner;
         let items = entries.len().max(hidden.len() + read_only.len());
         if items > MAX_ITEMS {
             return Err(Error::new(
@@ -49,7 +50,7 @@ impl PreparedRoot {
                 format!("{items} items, but a view has at most {MAX_ITEMS}"),
             ));
         }
-        Ok(Self { entries, trees, propagation: root.propagation, hidden, read_only })
+        Ok(Self { entries, trees, propagation: root.propagation, hidden, read_only, left_out })
     }
 
     /// All steps for one process in its new mount namespace: propagation, mounts, `pivot_root`.
@@ -119,12 +120,7 @@ impl PreparedRoot {
     /// Whether a scratch file system is needed: for overlays, whose layers get short names in it, and for files that
     /// are mounted over others.
     pub(crate) fn needs_scratch(&self) -> bool {
-        let needs = |entry: &Entry| {
-            matches!(
-                (&entry.work, &entry.at),
-                (Work::Overlay { .. }, _) | (Work::File { .. }, At::Found { .. })
-            )
-        };
+        let needs = |entry: &Entry| matches!(entry.work, Work::Overlay { .. }) || entry.is_mounted_file();
         self.entries.iter().any(needs)
     }
 }

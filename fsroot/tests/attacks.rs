@@ -54,6 +54,25 @@ fn a01_nothing_of_the_old_root_is_left() {
     });
 }
 
+/// Found by reading the mount table back: with a scratch file system (overlays, files over others) the unmounting of the
+/// old root took the scratch file system off it and left the root itself, on top of the new one, where `/..` leads.
+#[test]
+fn a01_nothing_of_the_old_root_is_left_behind_dot_dot() {
+    need_userns!();
+    let dir = temp_dir();
+    fs::create_dir(dir.path().join("inside")).unwrap();
+    fs::write(dir.path().join("file"), "").unwrap();
+    let overlay = Root::overlay(Layers::new(dir.path()).upper_in_memory(1 << 20, 100));
+    let over_file = Root::dir(dir.path()).mount(File::new("/file", "new"));
+    for root in [overlay, over_file] {
+        let root = root.prepare().unwrap();
+        in_view(&root, || {
+            assert_eq!(names("/.."), ["file", "inside"]);
+            assert_eq!(names("/../../inside/.."), ["file", "inside"]);
+        });
+    }
+}
+
 #[test]
 fn a03_no_descriptor_is_left_open() {
     need_userns!();

@@ -34,6 +34,45 @@ fn mode(path: impl AsRef<Path>) -> u32 {
     fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777
 }
 
+/// What `placed` says of a view, against the kernel's table.
+#[test]
+fn placed_mounts_are_those_of_the_kernel() {
+    need_userns!();
+    let dir = temp_dir();
+    for name in ["real", "proc", "plain"] {
+        fs::create_dir(dir.path().join(name)).unwrap();
+    }
+    symlink("real", dir.path().join("link")).unwrap();
+    let root = Root::dir(dir.path())
+        .mount(Proc::new("/proc"))
+        .mount(Tmpfs::new("/link"))
+        .mount(Tmpfs::new("/plain").with(MountFlags::NOEXEC))
+        .mount(Bind::read_only("/usr/share", "/plain/share").not_recursive())
+        .mount(Bind::new("/nowhere/at/all", "/plain/optional").optional())
+        .masks(Masks::none().read_only("/proc/none"))
+        .prepare()
+        .unwrap();
+    let placed = root.placed();
+    let paths: Vec<_> = placed.iter().map(|placed| placed.path.to_str().unwrap()).collect();
+    assert_eq!(paths, ["/", "/proc", "/real", "/plain", "/plain/share"], "links are followed");
+    assert_eq!(root.left_out(), [Path::new("/nowhere/at/all")]);
+    assert_eq!(placed[1].filesystem, Some("proc"));
+    assert!(placed[3].flags.contains(MountFlags::NOEXEC) && !placed[2].flags.contains(MountFlags::NOEXEC));
+    assert!(placed[0].recursive && !placed[4].recursive && placed.iter().all(|placed| !placed.follows));
+    assert_eq!(root.hidden().count(), 0);
+    assert!(root.read_only().any(|path| path == Path::new("/proc/none")));
+    in_view(&root, || {
+        for placed in &placed {
+            let has = options(placed.path.to_str().unwrap());
+            for flag in placed.flags.iter_names().map(|(_, flag)| flag.to_string()) {
+                assert!(has.contains(&flag), "{}: {flag}: {has:?}", placed.path.display());
+            }
+        }
+        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert_eq!(table.lines().count(), placed.len(), "{table}");
+    });
+}
+
 #[test]
 fn items_of_an_empty_root() {
     need_userns!();

@@ -329,8 +329,7 @@ impl Process {
     /// # Errors
     /// [`Denied`](ErrorKind::Denied) without ptrace read access, [`Gone`](ErrorKind::Gone).
     pub fn descriptors(&self) -> Result<Vec<Descriptor>, Error> {
-        let numbers =
-            list_numbers(self.dir.as_fd(), c"fd").map_err(|e| self.failed("getdents64", "fd", e))?;
+        let numbers = self.descriptor_numbers()?;
         let mut buf = Vec::new();
         let mut all = Vec::with_capacity(numbers.len());
         for number in numbers {
@@ -341,6 +340,22 @@ impl Process {
             }
         }
         Ok(all)
+    }
+
+    /// The names in `fd`: the numbers of its open descriptors, in ascending order.
+    ///
+    /// # Errors
+    /// As [`descriptors`](Process::descriptors).
+    pub fn descriptor_numbers(&self) -> Result<Vec<u32>, Error> {
+        list_numbers(self.dir.as_fd(), c"fd").map_err(|e| self.failed("getdents64", "fd", e))
+    }
+
+    /// `fdinfo/NUMBER`: offset and flags of one open descriptor.
+    ///
+    /// # Errors
+    /// [`Absent`](ErrorKind::Absent) if it is not open, else as [`descriptors`](Process::descriptors).
+    pub fn fdinfo(&self, number: u32) -> Result<FdInfo, Error> {
+        self.fd_info(number, &mut Vec::new())
     }
 
     fn descriptor(&self, number: u32, buf: &mut Vec<u8>) -> Result<Descriptor, Error> {

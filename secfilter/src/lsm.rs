@@ -200,11 +200,30 @@ impl ExecLabel {
         Ok(Some(program))
     }
 
+    /// Whether a process has this label, whose `/proc/PID/attr/current` has the text `current`.
+    pub fn is_in(&self, current: impl AsRef<std::ffi::OsStr>) -> bool {
+        let current = current.as_ref().to_string_lossy();
+        let current = current.trim_end_matches(['\0', '\n']);
+        match &self.module {
+            Module::AppArmor(profile) => {
+                current == profile || current.rsplit_once(" (").is_some_and(|(name, _)| name == profile)
+            }
+            Module::SeLinux(context) => current == context.to_string(),
+        }
+    }
+
     fn text(&self) -> String {
         match &self.module {
             Module::AppArmor(profile) => profile.clone(),
             Module::SeLinux(context) => context.to_string(),
         }
+    }
+}
+
+/// The profile's name, or the context.
+impl fmt::Display for ExecLabel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text())
     }
 }
 
@@ -251,6 +270,18 @@ mod tests {
         for text in ["", "a", "a:b", "a::c", "a:b:c:", "a:b:c d", "a:b:c\n", "a:b:c:s0\0", "é:b:c"] {
             assert_eq!(text.parse::<Context>().unwrap_err().kind(), ErrorKind::Label, "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_label_is_recognised_in_attr_current() {
+        let profile = ExecLabel::apparmor("my profile (odd)").unwrap();
+        assert!(
+            profile.is_in("my profile (odd) (enforce)\n") && profile.is_in("my profile (odd) (complain)")
+        );
+        assert!(!profile.is_in("my profile") && !profile.is_in("unconfined"));
+        assert!(ExecLabel::apparmor("unconfined").unwrap().is_in("unconfined\n"));
+        let context = ExecLabel::selinux("u:r:t:s0".parse().unwrap());
+        assert!(context.is_in("u:r:t:s0\0") && !context.is_in("u:r:t:s0:c1") && !context.is_in(""));
     }
 
     /// A80: a securityfs made of files, as the kernel's looks.

@@ -129,6 +129,8 @@ pub enum Injected {
     Exit,
     /// It waits for a signal, without end.
     Hang,
+    /// It is not done, and nobody is told.
+    Skip,
 }
 
 /// A list of system calls to run in order. It is built by the methods named after the calls, printed by `Display` as
@@ -415,6 +417,7 @@ impl Program {
             Injected::Errno(errno) => Op { kind: KIND_FAIL, value: errno as u64, step, ..Op::default() },
             Injected::Exit => call(libc::SYS_exit_group),
             Injected::Hang => call(libc::SYS_pause),
+            Injected::Skip => call(libc::SYS_getpid),
         };
     }
 
@@ -438,6 +441,13 @@ impl Program {
     /// The object of operation `index`: the path, controller, capability … that it concerns.
     pub fn object(&self, index: usize) -> Option<&str> {
         self.objects.get(index)?.as_deref()
+    }
+
+    /// Operation `index` as strace would print it. `None` for what does nothing outside of the program's own memory.
+    pub fn line(&self, index: usize) -> Option<String> {
+        // Relocations are how the encoding carries addresses.
+        let op = self.ops.get(index).filter(|op| op.kind != KIND_RELOCATE)?;
+        Some(self.show(op))
     }
 
     /// A copy of the program, ready to run.

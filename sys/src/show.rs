@@ -112,7 +112,7 @@ impl fmt::Display for Program {
     /// One line an operation, under headings for steps and objects.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut heading: Option<(Step, Option<&str>)> = None;
-        for (index, op) in self.ops.iter().enumerate() {
+        for index in 0..self.ops.len() {
             let now = (self.step(index).unwrap_or_default(), self.object(index));
             if heading != Some(now) {
                 match now.1 {
@@ -121,10 +121,9 @@ impl fmt::Display for Program {
                 }
                 heading = Some(now);
             }
-            if op.kind == KIND_RELOCATE {
-                continue; // how the encoding carries addresses; nothing that happens outside
+            if let Some(line) = self.line(index) {
+                writeln!(f, "    {line}")?;
             }
-            writeln!(f, "    {}", self.show(op))?;
         }
         Ok(())
     }
@@ -132,7 +131,7 @@ impl fmt::Display for Program {
 
 impl Program {
     /// A whole operation with its rule.
-    fn show(&self, op: &Op) -> String {
+    pub(crate) fn show(&self, op: &Op) -> String {
         let mut line = match op.kind {
             KIND_CALL | KIND_SWEEP => self.show_call(op, None),
             KIND_STORE => format!("arena[{}] = {}", op.args[0], self.show_raw(op, 1)),

@@ -101,6 +101,9 @@ steps! {
     Session = "session",
     /// The limit of descriptor numbers, after the last descriptor that set-up needs.
     OpenFiles = "limit of open files",
+    /// The parent reads back what the kernel has made of all this. Before the filter, which may forbid to wait; what a
+    /// payload could undo is read while there is none.
+    Verification = "verification",
     /// Wait for the start where one is to be waited for: after all that can fail but the exec itself, and before the
     /// filter, which need not allow waiting.
     Pause = "pause",

@@ -375,3 +375,14 @@ fn every_file_of_the_system_is_read() {
         Err(e) => assert_eq!(e.kind(), ErrorKind::Absent, "{e}"),
     }
 }
+
+#[test]
+fn descriptor_numbers_and_their_flags() {
+    let file = File::open("/dev/null").expect("there");
+    let me = ProcRoot::host().expect("mounted").myself().expect("there");
+    let number = file.as_raw_fd() as u32;
+    let numbers = me.descriptor_numbers().expect("own");
+    assert!(numbers.contains(&number) && numbers.is_sorted(), "{numbers:?}");
+    assert_ne!(me.fdinfo(number).expect("open").flags & libc::O_CLOEXEC as u32, 0);
+    assert_eq!(me.fdinfo(999_999).expect_err("none").kind(), ErrorKind::Absent);
+}

@@ -1,13 +1,22 @@
-//! The environment that a payload starts with.
+//! The environment of payloads.
 
 use std::ffi::{OsStr, OsString};
 
+use crate::prepare::Conflicts;
 use crate::sandbox::{Spec, View};
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+pub(crate) fn check(spec: &Spec, conflicts: &mut Conflicts) {
+    for (name, value) in &spec.env {
+        if let Some(wrong) = problem(name, value) {
+            conflicts.add(wrong);
+        }
+    }
+}
+
 /// What is wrong with an environment variable, if anything.
-pub(crate) fn env_problem(name: &OsStr, value: &OsStr) -> Option<String> {
+pub(crate) fn problem(name: &OsStr, value: &OsStr) -> Option<String> {
     let shown = name.to_string_lossy();
     match (name.as_encoded_bytes(), value.as_encoded_bytes()) {
         ([], _) => Some("env: a name is empty".into()),
@@ -25,7 +34,7 @@ fn home(root: &View) -> &std::path::Path {
 }
 
 /// Later ones replace earlier ones of the same name.
-pub(crate) fn base_env(spec: &Spec) -> Vec<(OsString, OsString)> {
+pub(crate) fn base(spec: &Spec) -> Vec<(OsString, OsString)> {
     let mut env: Vec<(OsString, OsString)> = Vec::new();
     if spec.inherit_env {
         env.extend(std::env::vars_os());
