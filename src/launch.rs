@@ -217,7 +217,7 @@ fn verify(
         return Ok(Verifier::unread(&plan.asked, "SandboxBuilder::verify is off"));
     }
     let sender = loop {
-        match hear(control).map_err(unheard)? {
+        match hear(control).map_err(|error| unheard(&error))? {
             Some(Word { byte: WORD_OF_VERIFICATION, sender, .. }) => break sender,
             Some(word) => *terminal = terminal.take().or(word.descriptor),
             None => return Ok(Verifier::unread(&plan.asked, "it has ended")),
@@ -234,8 +234,8 @@ fn verify(
     Ok(verifier)
 }
 
-fn unheard(error: io::Error) -> Error {
-    Error::call(Step::Stage, "recvmsg from the stage", &error)
+fn unheard(error: &io::Error) -> Error {
+    Error::call(Step::Stage, "recvmsg from the stage", error)
 }
 
 /// Sends the stage the byte that it waits for.
@@ -271,7 +271,7 @@ impl Standing {
             plan,
         } = self;
         // The socket closes when the payload is executed, or when the child ends.
-        while let Some(word) = hear(&control).map_err(unheard)? {
+        while let Some(word) = hear(&control).map_err(|error| unheard(&error))? {
             terminal = terminal.or(word.descriptor);
         }
         conclude(&plan, &image, &name, &child, None)?;

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod caller;
 mod child;
 mod collector;
 mod command;
@@ -13,12 +14,14 @@ mod guard;
 #[cfg(feature = "k8s")]
 pub mod k8s;
 mod launch;
+mod lock;
 mod namespaces;
 mod newborn;
 mod order;
 mod output;
 mod plan;
 mod prepare;
+pub mod presets;
 mod prologue;
 mod pty;
 mod reaper;
@@ -31,6 +34,7 @@ mod status;
 mod stdio;
 mod stop;
 mod sys;
+mod view;
 
 pub use child::{Child, Output};
 pub use command::Command;

@@ -6,11 +6,12 @@
 use std::ffi::CString;
 
 use palisade_creds::{Capability, CapabilitySet, ThreadCapabilities, first_identity};
-use palisade_ns::TimeOffsets;
+use palisade_ns::{Namespace, Namespaces, TimeOffsets};
 use palisade_sys::{FD_CONTROL, FD_PASSED, Fd, OpenHow, Place, Program, Slot, Step};
 
 use crate::confine::Label;
 use crate::enter::{Entry, enter};
+use crate::lock::Lock;
 use crate::prepare::Prepared;
 use crate::pty::Terminal;
 use crate::rlimit::Resource;
@@ -157,6 +158,7 @@ fn build<'a>(p: &mut Program, sandbox: &'a Prepared, payload: &Payload) -> Label
         let go = p.room(1);
         p.read_exact(Fd::number(FD_CONTROL), go);
     }
+    let own = sandbox.lock.as_ref().map(|_| Lock::open(p));
     let clocks = sandbox.time.map(|offsets| {
         // Opened before a change of ids closes the process's own /proc to it.
         p.at(Step::IdMaps, "/proc/self/timens_offsets");
@@ -175,15 +177,25 @@ fn build<'a>(p: &mut Program, sandbox: &'a Prepared, payload: &Payload) -> Label
     }
 
     p.append(&sandbox.view.build); // propagation, mounts, pivot_root
-    if let Some(hostname) = &sandbox.hostname {
-        p.append(hostname);
-    }
-    if let Some(network) = &sandbox.network {
-        p.append(network);
-    }
+    name_and_network(p, sandbox, sandbox.early());
     let label = sandbox.private_proc.run(p);
     p.append(&sandbox.masks);
+    if let (Some(lock), Some(own)) = (&sandbox.lock, own) {
+        lock.emit(p, own, during);
+        // Of the namespaces that were made only now.
+        name_and_network(p, sandbox, lock.late);
+    }
     label
+}
+
+/// What is set in new uts and network namespaces, if they are among `kinds`.
+fn name_and_network(p: &mut Program, sandbox: &Prepared, kinds: Namespaces) {
+    let set = [(Namespace::Uts, &sandbox.hostname), (Namespace::Net, &sandbox.network)];
+    for program in
+        set.into_iter().filter(|(kind, _)| kinds.contains(*kind)).filter_map(|(_, set)| set.as_ref())
+    {
+        p.append(program);
+    }
 }
 
 /// What is restricted from inside, and then the payload. `kept` descriptors were passed before the declared ones.

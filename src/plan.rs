@@ -102,13 +102,13 @@ impl Plan {
         let site = if target.is_some() { Site::Living } else { Site::New };
         let stage = stage_program(prepared, payload, site);
         let new = |condition: bool| condition && site == Site::New;
-        let namespaces = if new(true) { prepared.namespaces } else { Namespaces::EMPTY };
+        let namespaces = if new(true) { prepared.early() } else { Namespaces::EMPTY };
         let (kept, capabilities) = match site {
             Site::New => (prepared.view.trees.len(), payload.setup_capabilities(prepared)),
             Site::Living => (1, capabilities_to_enter(prepared, payload)),
         };
         Self {
-            clone_flags: at_clone(namespaces).bits(),
+            clone_flags: namespaces.bits(),
             namespaces,
             joins: if new(true) { prepared.joins.clone() } else { Vec::new() },
             cgroup: prepared.cgroup.clone().filter(|_| new(true)),
@@ -245,7 +245,7 @@ impl Plan {
         if self.cgroup.is_some() || self.target.as_ref().is_some_and(Target::has_cgroup) {
             flags.push("CLONE_INTO_CGROUP".into());
         }
-        flags.extend(at_clone(self.namespaces).iter().map(|kind| kind.flag_name().to_owned()));
+        flags.extend(self.namespaces.iter().map(|kind| kind.flag_name().to_owned()));
         flags.join("|")
     }
 }
@@ -258,11 +258,6 @@ fn capabilities_to_enter(sandbox: &Prepared, payload: &Payload) -> CapabilitySet
     let held = ThreadCapabilities::current().map_or(CapabilitySet::EMPTY, |held| held.permitted);
     let more = CapabilitySet::EMPTY.with(Capability::SysChroot).with(Capability::SysPtrace);
     payload.setup_capabilities(sandbox) | held & more
-}
-
-/// Those that clone3 makes: a time namespace takes no member before its offsets are written.
-fn at_clone(namespaces: Namespaces) -> Namespaces {
-    namespaces.without(Namespace::Time)
 }
 
 impl fmt::Display for Plan {

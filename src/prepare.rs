@@ -1,28 +1,28 @@
 //! What `build` makes of a specification: everything that all spawns of a sandbox share.
 
 use std::ffi::OsString;
-use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use palisade_cgroup::{Cgroup, DeviceRules, Limits};
 use palisade_creds::{
-    Capability, CapabilitySet, Credentials, Gid, IdMap, Maps, PreparedIdentity, PreparedMaps, Setgroups,
-    ThreadCapabilities, Uid,
+    Capability, CapabilitySet, Credentials, Gid, IdMap, Maps, PreparedIdentity, PreparedMaps, Setgroups, Uid,
 };
-use palisade_fsroot::{Dev, Mount, PreparedRoot, Root};
+use palisade_fsroot::{Mount, PreparedRoot};
 use palisade_ns::{AnyNs, Hostname, Namespace, Namespaces, TimeOffsets, loopback_up};
 use palisade_secfilter::landlock::Ruleset;
 use palisade_secfilter::{Filter, Install, SeccompData, Syscall, presets};
-use palisade_sys::{FD_PASSED, Program, Slot, Step};
+use palisade_sys::{Program, Step};
 
+use crate::caller::Caller;
 use crate::confine::{self, PrivateProc};
 use crate::enforced;
 use crate::environment;
 use crate::error::{Error, ErrorKind, Result};
+use crate::lock::Lock;
 use crate::namespaces::{Ipc, can_be_joined};
-use crate::newborn::user_namespace;
 use crate::rlimit::Resource;
 use crate::sandbox::{Calls, Lifetime, Spec, View};
+use crate::view::{self, Split};
 
 /// A specification that was validated, with all that can be resolved and compiled before a spawn.
 #[derive(Debug)]
@@ -33,6 +33,8 @@ pub(crate) struct Prepared {
     pub(crate) time: Option<TimeOffsets>,
     pub(crate) view: Split,
     pub(crate) masks: Program,
+    /// Locks the view against the payload's capabilities.
+    pub(crate) lock: Option<Lock>,
     /// Owns the descriptors that the programs above know by number.
     _root: Option<PreparedRoot>,
     pub(crate) hostname: Option<Program>,
@@ -68,17 +70,6 @@ pub(crate) struct Prepared {
     pub(crate) verify: bool,
 }
 
-/// The programs that build the view.
-#[derive(Debug)]
-pub(crate) struct Split {
-    /// Run by the host program: takes the detached trees, where the child will not have the rights to. Else empty.
-    pub(crate) sources: Program,
-    /// What it takes, in the order in which they are passed.
-    pub(crate) trees: Vec<Slot>,
-    /// Run by the child.
-    pub(crate) build: Program,
-}
-
 /// Who the payload is.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Identity {
@@ -106,7 +97,7 @@ impl Conflicts {
         value.map_err(|error| self.add(format!("{what}: {error}"))).ok()
     }
 
-    fn finish(self) -> Result<()> {
+    pub(crate) fn finish(self) -> Result<()> {
         match &*self.0 {
             [] => Ok(()),
             [one] => Err(Error::invalid(one.clone())),
@@ -155,27 +146,7 @@ impl Prepared {
         })?;
         // A caller with privileges over the host may bind what its child, as somebody else, could not even look up.
         let by_parent = caller.privileged && new(Namespace::User) && identity.change;
-        let mounts = if by_parent {
-            let inside = maps.as_ref().map(PreparedMaps::maps);
-            spec.mounts
-                .iter()
-                .map(|item| with_owner(&spec, item, inside, &identity))
-                .collect::<Result<_>>()?
-        } else {
-            spec.mounts.clone()
-        };
-        let root = match view(&spec, mounts, &identity) {
-            Some(root) => Some(prepare_root(root, &spec, maps.as_ref())?),
-            None => None,
-        };
-        let view = match &root {
-            Some(root) if by_parent => {
-                let (sources, trees, build) = root.split(FD_PASSED);
-                Split { sources, trees, build }
-            }
-            Some(root) => Split { sources: Program::new(), trees: Vec::new(), build: root.program() },
-            None => Split { sources: Program::new(), trees: Vec::new(), build: shared_root(&spec) },
-        };
+        let (root, view) = view::prepare(&spec, maps.as_ref(), &identity, by_parent)?;
 
         let mut setup = credentials.needs() | spec.capabilities;
         if caller.privileged || new(Namespace::User) {
@@ -195,6 +166,16 @@ impl Prepared {
             setup = setup.with(Capability::Setuid).with(Capability::Setgid);
         }
 
+        // What it has, and what its exec or a set-user-ID program could give it.
+        let reach = credentials.after().capabilities;
+        let lock = maps
+            .as_ref()
+            .filter(|_| (reach.bounding | reach.permitted).contains(Capability::SysAdmin))
+            .map(|maps| Lock::new(&spec, root.as_ref(), maps.maps(), identity));
+        if lock.is_some() {
+            setup = Lock::CAPABILITIES.into_iter().fold(setup, CapabilitySet::with);
+        }
+
         let guard =
             spec.lifetime == Lifetime::Host && spec.cgroup.is_none() && may_outlive(&spec, filter.as_ref());
         let limits = with_default_limits(&spec, new(Namespace::User))?;
@@ -206,6 +187,7 @@ impl Prepared {
             terminals: root.as_ref().is_some_and(PreparedRoot::has_terminals),
             init: spec.init,
             masks: root.as_ref().map(PreparedRoot::masks).unwrap_or_default(),
+            lock,
             placed: root.as_ref().map(enforced::View::of).unwrap_or_default(),
             verify: spec.verify,
             _root: root,
@@ -235,34 +217,12 @@ impl Prepared {
     }
 }
 
-/// The calling thread's identity, as far as it decides what is possible.
-struct Caller {
-    uid: Uid,
-    gid: Gid,
-    privileged: bool,
-    /// Hard limits may be raised by a child that stays in the caller's user namespace.
-    may_raise_limits: bool,
-    /// Nobody (65534) exists in its user namespace; in one with a single id, or a few, it does not.
-    has_nobody: bool,
-}
-
-impl Caller {
-    fn current() -> Result<Self> {
-        let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
-        let capabilities = ThreadCapabilities::current().map_err(|error| {
-            let errno = error.errno();
-            Error::from_source(ErrorKind::Setup, Step::Prepare, error, errno)
-        })?;
-        let needed = [Capability::SysAdmin, Capability::Setuid, Capability::Setgid];
-        let privileged = needed.into_iter().all(|c| capabilities.effective.contains(c));
-        let ids = Uid::new(uid).zip(Gid::new(gid));
-        let (uid, gid) = ids.ok_or_else(|| Error::invalid("the calling thread has no id"))?;
-        let maps = Maps::current().ok().flatten();
-        let has_nobody = maps.is_none_or(|maps| {
-            maps.uid().to_outside(Uid::NOBODY).is_some() && maps.gid().to_outside(Gid::NOBODY).is_some()
-        });
-        let may_raise_limits = capabilities.effective.contains(Capability::SysResource);
-        Ok(Self { uid, gid, privileged, may_raise_limits, has_nobody })
+impl Prepared {
+    /// The kinds of namespaces that the clone makes. The others are made by the stage: a time namespace takes no member
+    /// before its offsets are written, and what locks the view comes after that.
+    pub(crate) fn early(&self) -> Namespaces {
+        let late = self.lock.as_ref().map_or(Namespaces::EMPTY, |lock| lock.late);
+        self.namespaces.difference(late).without(Namespace::Time)
     }
 }
 
@@ -485,94 +445,4 @@ fn with_default_limits(spec: &Spec, user_namespace: bool) -> Result<Vec<(Resourc
         limits.push((resource, limit, limit));
     }
     Ok(limits)
-}
-
-/// The root to prepare: the view of the host knows the payload's user and name, and has a resolver where it has the
-/// host's network.
-fn view(spec: &Spec, mounts: Vec<Mount>, identity: &Identity) -> Option<Root> {
-    let root = match &spec.root {
-        View::Shared => return None,
-        View::Own(root) => root.clone(),
-        View::Host(view) => {
-            let mut view = view.clone().user(identity.uid.as_raw(), identity.gid.as_raw());
-            if let Some(name) = spec.hostname.to_str() {
-                view = view.host_name(name);
-            }
-            if !spec.namespaces.contains(Namespace::Net) {
-                view = view.resolv_conf();
-            }
-            view.into()
-        }
-    };
-    let mut root = mounts.into_iter().fold(root, Root::mount).change_dev(|dev| {
-        let dev = spec.ipc.dress(dev);
-        spec.devices.iter().fold(dev, Dev::device)
-    });
-    if let Some(masks) = &spec.masks {
-        root = root.masks(masks.clone());
-    }
-    if let Some(propagation) = spec.propagation {
-        root = root.propagation(propagation);
-    }
-    let root = spec.hidden.iter().fold(root, Root::hide);
-    Some(spec.protected.iter().fold(root, Root::protect))
-}
-
-fn prepare_root(mut root: Root, spec: &Spec, maps: Option<&PreparedMaps>) -> Result<PreparedRoot> {
-    if let (true, Some(maps)) = (spec.id_mapped_root, maps) {
-        root = root.id_mapped(user_namespace(maps.clone())?);
-    }
-    root.prepare().map_err(|error| {
-        let kind = match error.kind() {
-            palisade_fsroot::ErrorKind::System => ErrorKind::Setup,
-            _ => ErrorKind::InvalidSpec,
-        };
-        let errno = error.errno();
-        Error::from_source(kind, Step::Prepare, error, errno)
-    })
-}
-
-/// A mount table of its own, if it has one, must not give its changes to the host's.
-fn shared_root(spec: &Spec) -> Program {
-    let mut p = Program::new();
-    if spec.namespaces.contains(Namespace::Mount) {
-        p.at(Step::Propagation, "/");
-        p.mount_propagation(c"/", libc::MS_REC | libc::MS_PRIVATE);
-    }
-    p
-}
-
-/// What a privileged caller binds writable belongs to somebody whom the payload's user namespace does not know, as a
-/// rule. An id-mapped mount lets the payload stand for the source's owner, below that source only.
-fn with_owner(spec: &Spec, item: &Mount, maps: Option<&Maps>, identity: &Identity) -> Result<Mount> {
-    let (Mount::Bind(bind), Some(maps)) = (item, maps) else { return Ok(item.clone()) };
-    if bind.is_read_only() || bind.is_id_mapped() {
-        return Ok(item.clone());
-    }
-    let Ok(source) = std::fs::metadata(bind.source()) else {
-        return Ok(item.clone()); // what is wrong with it is for the root to say
-    };
-    let owner = Uid::new(source.uid()).zip(Gid::new(source.gid()));
-    let payload = maps.uid().to_outside(identity.uid).zip(maps.gid().to_outside(identity.gid));
-    let (Some(owner), Some(payload)) = (owner, payload) else { return Ok(item.clone()) };
-    if maps.uid().to_inside(owner.0).is_some() {
-        return Ok(item.clone());
-    }
-    let roots = owner.0 == Uid::ROOT || owner.1 == Gid::ROOT;
-    if roots && !spec.host_root && !matches!(spec.calls, Calls::Default) {
-        return Err(Error::invalid(format!(
-            "bind: {} belongs to root, for whom the payload stands there: with a filter of its own it could make \
-             set-user-ID programs of root's; give the directory to another user, keep the default filter, or say \
-             dangerously_allow_host_root",
-            bind.source().display()
-        )));
-    }
-    let failed = |error: palisade_creds::Error| {
-        let errno = error.errno();
-        Error::from_source(ErrorKind::Setup, Step::IdMaps, error, errno)
-            .with_object(bind.source().to_string_lossy())
-    };
-    let maps = Maps::new(IdMap::single(owner.0, payload.0), IdMap::single(owner.1, payload.1));
-    let namespace = user_namespace(maps.prepare().map_err(failed)?)?;
-    Ok(bind.clone().id_mapped(namespace).into())
 }

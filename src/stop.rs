@@ -111,14 +111,14 @@ impl Tree {
         p.prctl(libc::PR_SET_DUMPABLE, [0; 4]);
         p.setns(Fd::number(FD_PASSED), namespaces);
         let (parent, end) = (p.forward(), p.forward());
-        p.fork();
+        let child = p.fork();
         p.branch(parent);
         p.kill(-1, signal);
         p.tolerate(&[libc::ESRCH]); // there is only pid 1
         p.getpid();
         p.branch(end);
         p.land(parent);
-        let status = p.wait_for_child();
+        let status = p.wait_for_child(child);
         p.check(status, u64::MAX, 0, libc::EPERM);
         p.land(end);
         let pidfd = self.pidfd.try_clone();

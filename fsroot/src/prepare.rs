@@ -112,9 +112,12 @@ impl PreparedRoot {
         let covers =
             |entry: &&Entry| entry.work.is_mount() && Path::new("/dev/pts").starts_with(&entry.shown);
         let last = self.entries.iter().rev().find(covers);
-        last.is_some_and(
-            |entry| matches!(&entry.work, Work::Filesystem { name, .. } if name.to_bytes() == b"devpts"),
-        )
+        last.is_some_and(|entry| entry.work.is_filesystem("devpts"))
+    }
+
+    /// Whether a file system of this name (`sysfs`, `mqueue`) is mounted in it.
+    pub fn mounts_filesystem(&self, name: &str) -> bool {
+        self.entries.iter().any(|entry| entry.work.is_filesystem(name))
     }
 
     /// Whether a scratch file system is needed: for overlays, whose layers get short names in it, and for files that

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use palisade_secfilter::lsm::{Context, ExecLabel};
+use palisade_secfilter::lsm::{ContainerProfile, Context, ExecLabel, LabelOption};
 use palisade_secfilter::{KernelVersion, Syscall};
 
 fuzz_target!(|data: &[u8]| {
@@ -16,6 +16,18 @@ fuzz_target!(|data: &[u8]| {
     }
     if let Ok(context) = text.parse::<Context>() {
         assert_eq!(context.to_string(), text);
+    }
+    if let Ok(option) = text.parse::<LabelOption>() {
+        assert_eq!(option.to_string(), text);
+    }
+    // What is named by others is no way into the profile: one line more for a rule, none for a name.
+    let lines = |profile: ContainerProfile| profile.to_string().lines().count();
+    let plain = lines(ContainerProfile::new("x").unwrap());
+    if let Ok(profile) = ContainerProfile::new(text) {
+        assert_eq!(lines(profile), plain);
+    }
+    if let Ok(profile) = ContainerProfile::new("x").unwrap().deny_writes(text) {
+        assert_eq!(lines(profile), plain + 1);
     }
     let _ = ExecLabel::apparmor(text);
 });

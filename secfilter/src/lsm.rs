@@ -1,9 +1,13 @@
 //! Labels of Linux security modules for the next exec: AppArmor profiles, SELinux contexts.
 
+mod apparmor;
+
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+
+pub use apparmor::ContainerProfile;
 
 use palisade_sys::{Fd, OpenHow, Program, Slot, Step};
 
@@ -81,6 +85,90 @@ impl fmt::Display for Context {
         match &self.level {
             Some(level) => write!(f, ":{level}"),
             None => Ok(()),
+        }
+    }
+}
+
+impl Context {
+    /// What SELinux policies for containers give a container's processes, with a pair of categories of its own: two
+    /// containers with different pairs don't reach each other's files.
+    ///
+    /// `pair` is any number: the 523,776 pairs of 1024 categories are counted through.
+    pub fn container(pair: u32) -> Self {
+        let mut rest = pair % 523_776;
+        let mut low = 0;
+        while rest >= 1023 - low {
+            rest -= 1023 - low;
+            low += 1;
+        }
+        let level = Some(format!("s0:c{low},c{}", low + 1 + rest));
+        Context { user: "system_u".into(), role: "system_r".into(), kind: "container_t".into(), level }
+    }
+
+    /// With one part changed; `None` for [`LabelOption::Disable`].
+    ///
+    /// # Errors
+    /// [`Label`](crate::ErrorKind::Label) if the part has characters that no policy uses.
+    pub fn with(&self, option: &LabelOption) -> Result<Option<Self>, Error> {
+        let mut new = self.clone();
+        match option {
+            LabelOption::Disable => return Ok(None),
+            LabelOption::User(user) => new.user.clone_from(user),
+            LabelOption::Role(role) => new.role.clone_from(role),
+            LabelOption::Kind(kind) => new.kind.clone_from(kind),
+            LabelOption::Level(level) => new.level = Some(level.clone()),
+        }
+        new.to_string().parse().map(Some)
+    }
+}
+
+/// A change of a container's [`Context`], as engines spell it: `type:svirt_apache_t`, `disable`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum LabelOption {
+    /// `disable`: no label at all.
+    Disable,
+    /// `user:USER`.
+    User(String),
+    /// `role:ROLE`.
+    Role(String),
+    /// `type:TYPE`.
+    Kind(String),
+    /// `level:LEVEL`.
+    Level(String),
+}
+
+impl FromStr for LabelOption {
+    type Err = Error;
+
+    /// # Errors
+    /// [`Label`](crate::ErrorKind::Label) for another word, or a part that no context can have.
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let option = match text.split_once(':') {
+            None if text == "disable" => Self::Disable,
+            Some(("user", user)) => Self::User(user.to_owned()),
+            Some(("role", role)) => Self::Role(role.to_owned()),
+            Some(("type", kind)) => Self::Kind(kind.to_owned()),
+            Some(("level", level)) => Self::Level(level.to_owned()),
+            _ => {
+                return Err(bad_label(
+                    text,
+                    "a label option is disable, user:USER, role:ROLE, type:TYPE or level:LEVEL",
+                ));
+            }
+        };
+        Context::container(0).with(&option)?;
+        Ok(option)
+    }
+}
+
+impl fmt::Display for LabelOption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Disable => f.write_str("disable"),
+            Self::User(user) => write!(f, "user:{user}"),
+            Self::Role(role) => write!(f, "role:{role}"),
+            Self::Kind(kind) => write!(f, "type:{kind}"),
+            Self::Level(level) => write!(f, "level:{level}"),
         }
     }
 }
@@ -269,6 +357,47 @@ mod tests {
         }
         for text in ["", "a", "a:b", "a::c", "a:b:c:", "a:b:c d", "a:b:c\n", "a:b:c:s0\0", "é:b:c"] {
             assert_eq!(text.parse::<Context>().unwrap_err().kind(), ErrorKind::Label, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn containers_have_pairs_of_their_own() {
+        let level = |pair| Context::container(pair).level().unwrap().to_owned();
+        assert_eq!(
+            (level(0), level(1022), level(1023)),
+            ("s0:c0,c1".into(), "s0:c0,c1023".into(), "s0:c1,c2".into())
+        );
+        assert_eq!((level(523_775), level(523_776)), ("s0:c1022,c1023".into(), level(0)));
+        let pairs: std::collections::HashSet<String> = (0..523_776).step_by(97).map(level).collect();
+        assert_eq!(pairs.len(), 5400);
+    }
+
+    #[test]
+    fn label_options_change_one_part() {
+        let base = Context::container(0);
+        let with = |text: &str| base.with(&text.parse().unwrap()).unwrap().map(|context| context.to_string());
+        assert_eq!(with("type:svirt_apache_t").as_deref(), Some("system_u:system_r:svirt_apache_t:s0:c0,c1"));
+        assert_eq!(with("level:s0:c100,c200").as_deref(), Some("system_u:system_r:container_t:s0:c100,c200"));
+        assert_eq!(with("disable"), None);
+        for text in ["", "type", "type:", "type:a b", "user:a:b", "level:", "colour:red", "Disable"] {
+            assert_eq!(text.parse::<LabelOption>().unwrap_err().kind(), ErrorKind::Label, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_profile_is_text_without_surprises() {
+        let profile = ContainerProfile::new("job-1.a_b").unwrap().deny_writes("/srv/data/").unwrap();
+        let text = profile.to_string();
+        assert!(
+            text.contains("\n  deny /srv/data{,/**} wlk,\n") && text.contains("signal peer=job-1.a_b"),
+            "{text}"
+        );
+        assert_eq!(text.matches('{').count(), text.matches('}').count());
+        for name in ["", "a b", "a{b", "a\"", "unconfined", "a/b", "a\nb"] {
+            assert_eq!(ContainerProfile::new(name).unwrap_err().kind(), ErrorKind::Label, "{name:?}");
+        }
+        for path in ["srv", "/a b", "/a*", "/a,", "/a\n"] {
+            assert!(ContainerProfile::new("x").unwrap().deny_writes(path).is_err(), "{path:?}");
         }
     }
 

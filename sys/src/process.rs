@@ -59,12 +59,17 @@ impl Program {
         self.call(libc::SYS_kill, [pid.into(), signal.into()]);
     }
 
-    /// `wait4(-1, status, __WALL, NULL)`: until one child has ended; the place is its status.
-    pub fn wait_for_child(&mut self) -> Place {
+    /// `wait4` for a child of [`Program::fork`]; the place is its status.
+    pub fn wait_for_child(&mut self, pid: Slot) -> Place {
         let status = self.room(4);
-        self.call(libc::SYS_wait4, [(-1).into(), status.into(), libc::__WALL.into(), 0.into()]);
+        self.call(libc::SYS_wait4, [pid.into(), status.into(), libc::__WALL.into(), 0.into()]);
         self.retry();
         status
+    }
+
+    /// `eventfd2`: reading 8 bytes waits until 8 bytes with a number were written. Since Linux 2.6.27.
+    pub fn eventfd(&mut self) -> Slot {
+        self.call(libc::SYS_eventfd2, [0.into(), libc::EFD_CLOEXEC.into()])
     }
 
     /// `clone` without flags: a fork of the stage. The slot is 0 in the new process.

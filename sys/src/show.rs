@@ -95,6 +95,7 @@ const SHAPES: &[(i64, &str, &[Kind])] = &[
     (libc::SYS_clone, "clone", &[Flags(CLONE), Address, Address, Address, Address]),
     (libc::SYS_clone3, "clone3", &[Clone, Int]),
     (libc::SYS_exit_group, "exit_group", &[Int]),
+    (libc::SYS_eventfd2, "eventfd2", &[Int, Flags(OPEN)]),
     (libc::SYS_umask, "umask", &[Octal]),
     (libc::SYS_prlimit64, "prlimit64", &[Int, Name(RLIMIT), Limit, Address]),
     (libc::SYS_rt_sigaction, "rt_sigaction", &[Int, Address, Address, Int]),

@@ -69,13 +69,13 @@ steps! {
     Sysctls = "sysctls",
     /// Masked and read-only paths last of the mounts: they cover what earlier steps had to write.
     Masks = "masks",
+    /// A second user namespace locks the mounts against a payload that may mount, once the last of them stands. It
+    /// refills the bounding set, so it comes before that is dropped.
+    LockMounts = "lock mounts",
     /// Resource limits after set-up, which must not fail for them.
     Limits = "resource limits",
     /// A terminal and the standard streams on it, while their owner may still be set.
     Stdio = "stdio",
-    /// A second user namespace locks the mounts against a payload with capabilities; it refills the bounding set, so
-    /// it comes before that is dropped.
-    LockMounts = "lock mounts",
     /// The bounding set needs CAP_SETPCAP, which changing ids may cost.
     BoundingSet = "bounding set",
     /// Groups before gid before uid: each needs the privilege that the next gives up.

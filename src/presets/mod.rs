@@ -1,0 +1,3 @@
+//! What others call a container, in terms of the builder.
+
+pub mod docker;
