@@ -26,7 +26,7 @@ use crate::pty::Pty;
 use crate::reaper;
 use crate::sandbox::{Lifetime, Sandbox};
 use crate::status::{ExitCause, ExitStatus, ResourceUsage};
-use crate::sys::{self, Waited, send_signal};
+use crate::sys::{self, send_signal};
 
 /// A payload that runs.
 ///
@@ -88,13 +88,12 @@ impl Live {
         self.signal(libc::SIGKILL).and(killed)
     }
 
-    /// The status of a payload that has ended; `ECHILD` if somebody else's wait has taken it.
-    fn status(&self) -> io::Result<Waited> {
+    /// The status of a payload that has ended, as `wait` encodes it; `ECHILD` if somebody else's wait has taken it.
+    fn status(&self, pid: u32) -> io::Result<(i32, Option<ResourceUsage>)> {
         let waited = match &self.collector {
-            Some(collector) => collector.get().waited,
-            None => {
-                return sys::wait(&self.pidfd, true, false)?.ok_or_else(|| io::Error::other("no status"));
-            }
+            Some(collector) => collector.get(pid).waited,
+            None => sys::wait(&self.pidfd, true, false)?
+                .map(|waited| (waited.status, Some(ResourceUsage::from_raw(waited.usage)))),
         };
         waited.ok_or_else(|| io::Error::from_raw_os_error(libc::ECHILD))
     }
@@ -333,8 +332,8 @@ impl Child {
             if !ended(live.pidfd.as_fd(), until).map_err(|error| failed("poll", error))? {
                 return Ok(None);
             }
-            let (raw, usage) = match live.status() {
-                Ok(waited) => (waited.status, Some(ResourceUsage::from_raw(waited.usage))),
+            let (raw, usage) = match live.status(self.pid) {
+                Ok(waited) => waited,
                 // The host program's own wait, or its ignored SIGCHLD, was faster. (An exec makes every child one
                 // that they see.) Newer kernels keep the status with the pidfd.
                 Err(error) if error.raw_os_error() == Some(libc::ECHILD) => {

@@ -15,7 +15,7 @@ use palisade_cgroup::{Cgroup, OwnedCgroup};
 use palisade_sys::{Outcome, Step};
 
 use crate::child::Live;
-use crate::collector::{Collector, Watched, collect, has_name};
+use crate::collector::{Collector, Watched, has_name};
 use crate::enforced::{OwnNamespaces, Verifier};
 use crate::enter::{Way, follow};
 use crate::error::{Error, ErrorKind, Result};
@@ -168,10 +168,7 @@ fn perform(plan: Plan, way: Option<&Way>, bench: &mut Bench, watch: &Arc<Watch>)
         let followed = follow(&mut child, &image, position, &control)
             .map_err(|error| Error::call(Step::Join, "wait for the process that entered", &error))?;
         if !followed {
-            let error = conclude(&plan, &image, &name, &child, None).err().unwrap_or_else(timed_out);
-            // Whatever came to be inside has ended, and holds the end of the sandbox up until it is waited for.
-            collect(None);
-            return Err(error);
+            return Err(conclude(&plan, &image, &name, &child, None).err().unwrap_or_else(timed_out));
         }
         let watched = Watched { pid: child.pid, name, collector: Arc::default() };
         collector = Some(Arc::clone(&watched.collector));
@@ -387,14 +384,13 @@ fn conclude(
         outcome => {
             let begun = matches!(outcome, Outcome::Executing | Outcome::Lost(_));
             let step = if begun { Step::Exec } else { Step::Stage };
-            let waited = || match (collector, &child.pidfd) {
-                (Some(collector), _) => collector.get().waited,
-                (None, Some(pidfd)) => sys::wait(pidfd, true, true).ok().flatten(),
-                (None, None) => None,
-            };
-            let status = match outcome {
-                Outcome::Lost(status) => Some(status),
-                _ => waited().map(|waited| waited.status),
+            let status = match (outcome, collector, &child.pidfd) {
+                (Outcome::Lost(status), ..) => Some(status),
+                (_, Some(collector), _) => collector.get(child.pid).waited.map(|(status, _)| status),
+                (_, None, Some(pidfd)) => {
+                    sys::wait(pidfd, true, true).ok().flatten().map(|waited| waited.status)
+                }
+                (_, None, None) => None,
             };
             let how = status.map_or("it ended".into(), |status| ExitStatus::from_raw(status).to_string());
             let new = Error::new(
@@ -421,8 +417,8 @@ fn died_as_stage(child: &Newborn, name: &[u8; 15], collector: Option<&Collector>
     if let Some(collector) = collector {
         let ended = poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO);
         return ended.is_ok_and(|count| count > 0) && {
-            let collected = collector.get();
-            collected.as_stage && collected.waited.is_some_and(|waited| waited.status & 0x7f != 0)
+            let collected = collector.get(child.pid);
+            collected.as_stage && collected.waited.is_some_and(|(status, _)| status & 0x7f != 0)
         };
     }
     let Ok(Some(ended)) = sys::wait(pidfd, false, true) else { return false };

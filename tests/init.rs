@@ -235,11 +235,10 @@ fn a_payloads_filter_does_not_hold_init() {
     assert_eq!(out(command.args(["Seccomp:", "/proc/1/status"])), "Seccomp:\t2\n");
 }
 
-/// A payload with every capability of its user namespace can attach, and gets a process that can do nothing.
+/// A payload that may attach to everything of its user namespace can attach, and gets a process that can do nothing.
 #[test]
 fn a_privileged_payload_finds_nothing_in_init() {
-    let all =
-        CapabilitySet::EMPTY.with(Capability::SysPtrace).with(Capability::SysAdmin).with(Capability::Kill);
+    let all = CapabilitySet::EMPTY.with(Capability::SysPtrace).with(Capability::Kill);
     let sandbox = builder().capabilities(all).dangerously_unfiltered().user(0, 0).build().unwrap();
     let mut command = sandbox.command("/bin/sh");
     let text = out(command.arg("-c").arg(
