@@ -19,6 +19,7 @@ use crate::enforced::{Enforced, Verifier};
 use crate::enter::{Origin, Target};
 use crate::error::{Error, ErrorKind, Result};
 use crate::launch::Started;
+use crate::network::Connection;
 use crate::newborn::{process_of, read_outcome};
 use crate::output::collect;
 use crate::plan::Supervision;
@@ -71,6 +72,8 @@ pub(crate) struct Live {
     pub(crate) workload: Option<Process>,
     /// The flags for entering its pid namespace, if that is its own: with its user namespace, if that is.
     pub(crate) pid_namespace: Option<i32>,
+    #[cfg_attr(not(feature = "net"), expect(dead_code, reason = "there is none"))]
+    pub(crate) network: Option<Connection>,
     /// Waits for it, if it entered a living sandbox; else that is for its child to do.
     pub(crate) collector: Option<Arc<Collector>>,
     /// What was read back, and how to read it again.
@@ -231,6 +234,13 @@ impl Child {
             None => process_of(self.pid, self.pidfd()).map(|process| own.get_or_init(|| process)),
         };
         Ok(live.verifier.later(process.map_err(unreadable)?, self.cgroup()))
+    }
+
+    /// Its place on a bridge, if [`Network::bridge`](crate::Network::bridge) gave it one: addresses, published ports.
+    /// Behind the feature `net`.
+    #[cfg(feature = "net")]
+    pub fn port(&self) -> Option<&palisade_net::Port> {
+        self.live().network.as_ref().and_then(Connection::port)
     }
 
     /// Sends a signal to the payload. A payload that is pid 1 of its namespace gets only signals that it has a handler

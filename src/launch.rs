@@ -21,6 +21,7 @@ use crate::enter::{Way, follow};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guard;
 use crate::namespaces::joined;
+use crate::network::Connection;
 use crate::newborn::{Newborn, Watch, control_sockets, read_outcome};
 use crate::order::WORD_OF_VERIFICATION;
 use crate::plan::Plan;
@@ -113,6 +114,7 @@ pub(crate) struct Standing {
     image: OwnedFd,
     name: [u8; 15],
     pub(crate) cgroup: Option<OwnedCgroup>,
+    network: Option<Connection>,
     streams: [Option<OwnedFd>; 3],
     terminal: Option<OwnedFd>,
     /// Waits for it, if it entered a living sandbox.
@@ -190,6 +192,7 @@ fn perform(plan: Plan, way: Option<&Way>, bench: &mut Bench, watch: &Arc<Watch>)
     if plan.guard {
         child.pidfd.as_ref().map_or(Ok(()), |pidfd| guard::watch_over(pidfd.as_fd(), bench))?;
     }
+    let network = plan.wiring.as_ref().map(|wiring| wiring.connect(&child, bench)).transpose()?;
     if plan.waits {
         go(&control, Step::IdMaps)?;
     }
@@ -198,7 +201,19 @@ fn perform(plan: Plan, way: Option<&Way>, bench: &mut Bench, watch: &Arc<Watch>)
     let group = cgroup.as_deref().or(way.and_then(|way| way.cgroup.as_ref()));
     let mut terminal = None;
     let verifier = verify(&plan, &mut child, &control, &mut terminal, group, own)?;
-    Ok(Standing { child, control, image, name, cgroup, streams, terminal, collector, verifier, plan })
+    Ok(Standing {
+        child,
+        control,
+        image,
+        name,
+        cgroup,
+        network,
+        streams,
+        terminal,
+        collector,
+        verifier,
+        plan,
+    })
 }
 
 /// Reads back what became of the restrictions, while the stage waits for that.
@@ -261,6 +276,7 @@ impl Standing {
             image,
             name,
             cgroup,
+            network,
             streams,
             mut terminal,
             collector,
@@ -281,11 +297,17 @@ impl Standing {
         }
         let workload = child.take_workload();
         let (pid, pidfd) = child.take().ok_or_else(timed_out)?;
-        let (image, pid_namespace) = (plan.init.then_some(image), plan.pid_namespace);
-        let live =
-            Live { pidfd: Arc::new(pidfd), cgroup, collector, image, pid_namespace, workload, verifier };
-        let live = Some(live);
-        Ok(Started { pid, live, streams, terminal })
+        let live = Live {
+            pidfd: Arc::new(pidfd),
+            cgroup,
+            network,
+            collector,
+            image: plan.init.then_some(image),
+            pid_namespace: plan.pid_namespace,
+            workload,
+            verifier,
+        };
+        Ok(Started { pid, live: Some(live), streams, terminal })
     }
 }
 

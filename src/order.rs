@@ -49,7 +49,7 @@ pub(crate) enum Executable {
 impl Payload {
     /// Whether the stage waits for the host program's side, which has something to do first.
     pub(crate) fn waits(&self, sandbox: &Prepared) -> bool {
-        sandbox.maps.is_some() || sandbox.guard || self.oom_score_adj.is_some()
+        sandbox.waits() || self.oom_score_adj.is_some()
     }
 
     /// What set-up needs. Beside the sandbox's capabilities, those that serve this command's wishes where the child

@@ -18,6 +18,7 @@ use crate::enter::{Entry, Target, Way};
 use crate::error::{Error, Result};
 use crate::guard::{guarded, of_cgroup};
 use crate::launch::launch;
+use crate::network::Wiring;
 use crate::order::{Payload, Site, stage_program};
 use crate::prepare::Prepared;
 use crate::prologue::Prologue;
@@ -55,6 +56,7 @@ pub struct Plan {
     pub(crate) terminal: bool,
     /// A guard must stand before the payload begins.
     pub(crate) guard: bool,
+    pub(crate) wiring: Option<Wiring>,
     pub(crate) stage: Program,
     /// Inputs of the stage's program: its name.
     stage_name: [Slot; 2],
@@ -122,6 +124,7 @@ impl Plan {
             waits: payload.waits(prepared) || site == Site::Living,
             oom_score_adj: payload.oom_score_adj.filter(|_| new(true)),
             terminal: payload.terminal.is_some(),
+            wiring: prepared.wiring.clone().filter(|_| new(true)),
             stage: stage.program,
             stage_name: stage.name,
             target,
@@ -306,6 +309,12 @@ impl fmt::Display for Plan {
         if let Some(adjustment) = self.oom_score_adj {
             writeln!(f, "== host program: oom_score_adj")?;
             writeln!(f, "    write \"{adjustment}\" to /proc/PID/oom_score_adj")?;
+        }
+        if let Some(wiring) = &self.wiring {
+            writeln!(f, "== host program: network")?;
+            for line in wiring.to_string().lines() {
+                writeln!(f, "    {line}")?;
+            }
         }
         if self.target.is_some() {
             writeln!(f, "== host program: the process inside")?;
