@@ -20,6 +20,7 @@ use crate::environment;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lock::Lock;
 use crate::namespaces::{Ipc, can_be_joined};
+use crate::network::{Network, Wiring};
 use crate::rlimit::Resource;
 use crate::sandbox::{Calls, Lifetime, Spec, View};
 use crate::view::{self, Split};
@@ -38,7 +39,10 @@ pub(crate) struct Prepared {
     /// Owns the descriptors that the programs above know by number.
     _root: Option<PreparedRoot>,
     pub(crate) hostname: Option<Program>,
+    /// Brings the loopback up.
     pub(crate) network: Option<Program>,
+    /// What the host program does for it.
+    pub(crate) wiring: Option<Wiring>,
     pub(crate) identity: Identity,
     pub(crate) maps: Option<PreparedMaps>,
     pub(crate) credentials: PreparedIdentity,
@@ -56,6 +60,10 @@ pub(crate) struct Prepared {
     pub(crate) lifetime: Lifetime,
     /// The payload could do away with its parent-death signal, and no cgroup's guard would end it.
     pub(crate) guard: bool,
+    /// Pid 1 is an init.
+    pub(crate) init: bool,
+    /// The view has a devpts of its own.
+    pub(crate) terminals: bool,
     pub(crate) setup_timeout: Duration,
     pub(crate) sysctls: Vec<(String, String)>,
     /// An optional label that is not to be had here.
@@ -64,6 +72,13 @@ pub(crate) struct Prepared {
     pub(crate) placed: enforced::View,
     /// Restrictions are read back.
     pub(crate) verify: bool,
+}
+
+impl Prepared {
+    /// Whether the child waits until its parent has done its part: maps, a guard, a network.
+    pub(crate) fn waits(&self) -> bool {
+        self.maps.is_some() || self.guard || self.wiring.is_some()
+    }
 }
 
 /// Who the payload is.
@@ -122,6 +137,8 @@ impl Prepared {
         check_namespaces(&spec, &caller, &mut conflicts);
         check_limits(&spec, &caller, &mut conflicts);
         environment::check(&spec, &mut conflicts);
+        let network = spec.network.iter().flat_map(|network| network.conflicts(&spec));
+        network.for_each(|wrong| conflicts.add(wrong));
         let filter = compile(&spec, &mut conflicts);
         confine::check(&spec, caller.privileged, &mut conflicts);
         let [private_proc, entering_proc] = confine::private_proc(&spec, &mut conflicts);
@@ -151,7 +168,8 @@ impl Prepared {
         if let Some(root) = &root {
             setup = setup | CapabilitySet::from_bits(root.capabilities_needed());
         }
-        if new(Namespace::Net) {
+        let loopback = spec.network.as_ref().map_or_else(|| new(Namespace::Net), Network::has_loopback);
+        if loopback {
             setup = setup.with(Capability::NetAdmin);
         }
         if new(Namespace::Time) {
@@ -180,13 +198,16 @@ impl Prepared {
             time: new(Namespace::Time).then_some(spec.time),
             joins: spec.joins.clone(),
             view,
+            terminals: root.as_ref().is_some_and(PreparedRoot::has_terminals),
+            init: spec.init,
             masks: root.as_ref().map(PreparedRoot::masks).unwrap_or_default(),
             lock,
             placed: root.as_ref().map(enforced::View::of).unwrap_or_default(),
             verify: spec.verify,
             _root: root,
             hostname: new(Namespace::Uts).then(|| hostname.program()),
-            network: new(Namespace::Net).then(loopback_up),
+            network: loopback.then(loopback_up),
+            wiring: spec.network.as_ref().map(Network::wiring).transpose()?.flatten(),
             identity,
             maps,
             credentials,
@@ -365,6 +386,9 @@ fn check_namespaces(spec: &Spec, caller: &Caller, conflicts: &mut Conflicts) {
             conflicts.add("ipc: a later setter has taken back the joined namespace");
         }
         _ => {}
+    }
+    if spec.init && !new(Namespace::Pid) {
+        conflicts.add("init: it is pid 1 of a pid namespace of its own, which there is none of");
     }
     if !new(Namespace::User) && !caller.privileged && !spec.namespaces.is_empty() {
         conflicts.add("namespaces: without privileges everything else needs a new user namespace");

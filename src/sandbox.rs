@@ -18,6 +18,7 @@ use crate::command::Command;
 use crate::enter::{Origin, Target};
 use crate::error::Result;
 use crate::namespaces::Ipc;
+use crate::network::Network;
 use crate::prepare::Prepared;
 use crate::rlimit::Resource;
 
@@ -128,6 +129,8 @@ pub(crate) struct Spec {
     pub(crate) ipc: Ipc,
     pub(crate) root: View,
     pub(crate) mounts: Vec<Mount>,
+    /// `None`: a loopback in a new network namespace, the host's network otherwise.
+    pub(crate) network: Option<Network>,
     /// Further devices of the host, in every `/dev`.
     pub(crate) devices: Vec<PathBuf>,
     /// In place of what the root brings.
@@ -156,6 +159,7 @@ pub(crate) struct Spec {
     pub(crate) cgroup: Option<(Limits, Option<Cgroup>)>,
     pub(crate) device_rules: Option<DeviceRules>,
     pub(crate) lifetime: Lifetime,
+    pub(crate) init: bool,
     pub(crate) setup_timeout: Duration,
     pub(crate) verify: bool,
 }
@@ -177,6 +181,7 @@ impl Default for SandboxBuilder {
             ipc: Ipc::Private,
             root: View::Host(HostView::new()),
             mounts: Vec::new(),
+            network: None,
             devices: Vec::new(),
             masks: None,
             hidden: Vec::new(),
@@ -201,6 +206,7 @@ impl Default for SandboxBuilder {
             cgroup: None,
             device_rules: None,
             lifetime: Lifetime::Host,
+            init: false,
             setup_timeout: Duration::from_secs(30),
             verify: true,
         };
@@ -312,6 +318,18 @@ impl SandboxBuilder {
     /// Shares a namespace with the host program: `share(Namespace::Net)` gives the payload the host's network.
     pub fn share(mut self, kind: Namespace) -> Self {
         self.spec.namespaces = self.spec.namespaces.without(kind);
+        self
+    }
+
+    /// The network: none, a loopback, the host's, another sandbox's, a place on a bridge, a user-mode one. Behind the
+    /// feature `net`.
+    #[cfg(feature = "net")]
+    pub fn network(mut self, network: Network) -> Self {
+        let namespaces = self.spec.namespaces.without(Namespace::Net);
+        self.spec.namespaces = if network.is_new() { namespaces.with(Namespace::Net) } else { namespaces };
+        self.spec.joins.retain(|known| known.kind() != Namespace::Net);
+        self.spec.joins.extend(network.joined().cloned());
+        self.spec.network = Some(network);
         self
     }
 
@@ -461,6 +479,23 @@ impl SandboxBuilder {
     /// How the payload's life depends on the host program's.
     pub fn lifetime(mut self, lifetime: Lifetime) -> Self {
         self.spec.lifetime = lifetime;
+        self
+    }
+
+    /// Puts a small init in front of the payload, as pid 1: it waits for orphans, passes signals on to the payload, and
+    /// ends when that ends, which ends everything else inside. The payload's status, a signal's too, is that of the
+    /// [`Child`](crate::Child). Off by default.
+    ///
+    /// Without it the payload is pid 1 itself. Then it gets no signal but those that it has a handler for (and SIGKILL
+    /// and SIGSTOP from outside): SIGTERM doesn't end it unless it handles that. What it has not started itself it has
+    /// to wait for, or zombies stay as long as it lives. A shell that runs one program, or a server that starts none, can
+    /// live with that; a shell of a user, a build, a supervisor want an init.
+    ///
+    /// The init has no capability, no descriptor, and a filter of seven calls; nothing inside without `CAP_SYS_PTRACE`
+    /// can attach to it. It counts as one process towards `pids.max` and RLIMIT_NPROC. A stop signal from outside
+    /// (SIGSTOP) stops it and not the payload: freeze the cgroup instead.
+    pub fn init(mut self, init: bool) -> Self {
+        self.spec.init = init;
         self
     }
 

@@ -105,7 +105,11 @@ pub(crate) enum UpperPlan {
 }
 
 impl Work {
-    fn is_mount(&self) -> bool {
+    pub(crate) fn is_filesystem(&self, wanted: &str) -> bool {
+        matches!(self, Self::Filesystem { name, .. } if name.to_bytes() == wanted.as_bytes())
+    }
+
+    pub(crate) fn is_mount(&self) -> bool {
         matches!(self, Self::Tree(_) | Self::Filesystem { .. } | Self::Overlay { .. })
     }
 }
