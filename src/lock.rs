@@ -55,7 +55,7 @@ impl Lock {
 
     /// Opens the stage's own directory in the host's `/proc`, through which its maps will be written.
     pub(crate) fn open(p: &mut Program) -> Slot {
-        p.at(Step::IdMaps, "/proc/self");
+        p.at(Step::Propagation, "/proc/self");
         let flags = libc::O_PATH | libc::O_DIRECTORY;
         p.openat2(Fd::CWD, c"/proc/self", OpenHow { flags, ..OpenHow::default() })
     }

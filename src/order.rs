@@ -12,6 +12,7 @@ use palisade_sys::{FD_CONTROL, FD_PASSED, Fd, OpenHow, Place, Program, Slot, Ste
 use crate::confine::Label;
 use crate::enter::{Entry, enter};
 use crate::lock::Lock;
+use crate::pod::{Pod, first_descriptor};
 use crate::prepare::Prepared;
 use crate::rlimit::Resource;
 use crate::sandbox::Lifetime;
@@ -57,6 +58,8 @@ const TRY_NEXT: &[i32] = &[libc::ENOENT, libc::ENOTDIR, libc::EACCES, libc::ESTA
 pub(crate) enum Site {
     /// In namespaces of its own, in which the stage was cloned.
     New,
+    /// In some of its own and those of a pod, which the stage joins.
+    Pod,
     /// In those of a living sandbox, which the stage has to enter.
     Living,
 }
@@ -81,7 +84,15 @@ pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload, site: Site) -
     }
     let umask = p.umask(0);
     let (entry, label, kept) = match site {
-        Site::New => (None, build(&mut p, sandbox), sandbox.view.trees.len()),
+        Site::New => {
+            arrive(&mut p, sandbox);
+            (None, build(&mut p, sandbox), sandbox.view.trees.len())
+        }
+        Site::Pod => {
+            let entry = sandbox.pod.as_ref().map(|pod| pod.join(&mut p, sandbox, first_descriptor(sandbox)));
+            let passed = sandbox.pod.iter().flat_map(Pod::namespaces).count();
+            (entry, build(&mut p, sandbox), sandbox.view.trees.len() + passed)
+        }
         Site::Living => (Some(enter(&mut p, sandbox)), sandbox.entering_proc.run(&mut p), 1),
     };
     restrict(&mut p, sandbox, payload, label, umask, kept);
@@ -90,7 +101,7 @@ pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload, site: Site) -
 
 fn baseline(p: &mut Program, name: [Slot; 2], site: Site) {
     p.at(Step::Baseline, "");
-    if site == Site::Living {
+    if site != Site::New {
         // First of all: what runs in there must not look at a process that comes from the host.
         p.prctl(libc::PR_SET_DUMPABLE, [0; 4]);
     }
@@ -102,8 +113,8 @@ fn baseline(p: &mut Program, name: [Slot; 2], site: Site) {
     p.prctl(libc::PR_CAP_AMBIENT, [libc::PR_CAP_AMBIENT_CLEAR_ALL as u64, 0, 0, 0]);
 }
 
-/// Builds the sandbox, in its new namespaces.
-fn build<'a>(p: &mut Program, sandbox: &'a Prepared) -> Label<'a> {
+/// The first steps in new namespaces: ids, and clocks.
+fn arrive(p: &mut Program, sandbox: &Prepared) {
     let identity = &sandbox.identity;
     let during = sandbox.setup_capabilities.bits();
     p.capset(during, during, 0);
@@ -113,7 +124,6 @@ fn build<'a>(p: &mut Program, sandbox: &'a Prepared) -> Label<'a> {
         let go = p.room(1);
         p.read_exact(Fd::number(FD_CONTROL), go);
     }
-    let own = sandbox.lock.as_ref().map(|_| Lock::open(p));
     let clocks = sandbox.time.map(|offsets| {
         // Opened before a change of ids closes the process's own /proc to it.
         p.at(Step::IdMaps, "/proc/self/timens_offsets");
@@ -130,6 +140,12 @@ fn build<'a>(p: &mut Program, sandbox: &'a Prepared) -> Label<'a> {
         p.at(Step::TimeNamespace, "");
         offsets.enter(p, file);
     }
+}
+
+/// Builds the sandbox, in its namespaces.
+fn build<'a>(p: &mut Program, sandbox: &'a Prepared) -> Label<'a> {
+    let during = sandbox.setup_capabilities.bits();
+    let own = sandbox.lock.as_ref().map(|_| Lock::open(p));
 
     p.append(&sandbox.view.build); // propagation, mounts, pivot_root
     name_and_network(p, sandbox, sandbox.early());

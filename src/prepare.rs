@@ -20,6 +20,7 @@ use crate::environment;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lock::Lock;
 use crate::namespaces::{Ipc, can_be_joined};
+use crate::pod::Pod;
 use crate::rlimit::Resource;
 use crate::sandbox::{Calls, Lifetime, Spec, View};
 use crate::view::{self, Split};
@@ -30,6 +31,8 @@ pub(crate) struct Prepared {
     pub(crate) namespaces: Namespaces,
     /// Joined by the thread that clones.
     pub(crate) joins: Vec<AnyNs>,
+    /// Joined by the stage.
+    pub(crate) pod: Option<Pod>,
     pub(crate) time: Option<TimeOffsets>,
     pub(crate) view: Split,
     pub(crate) masks: Program,
@@ -103,8 +106,9 @@ impl Conflicts {
 }
 
 impl Prepared {
-    pub(crate) fn new(spec: Spec) -> Result<Self> {
+    pub(crate) fn new(mut spec: Spec) -> Result<Self> {
         let mut conflicts = Conflicts::default();
+        take_maps_of_pod(&mut spec, &mut conflicts);
         let caller = Caller::current()?;
         let new = |kind| spec.namespaces.contains(kind);
 
@@ -179,6 +183,7 @@ impl Prepared {
             namespaces: spec.namespaces,
             time: new(Namespace::Time).then_some(spec.time),
             joins: spec.joins.clone(),
+            pod: spec.pod.clone(),
             view,
             masks: root.as_ref().map(PreparedRoot::masks).unwrap_or_default(),
             lock,
@@ -212,11 +217,39 @@ impl Prepared {
 }
 
 impl Prepared {
+    /// Namespaces of others.
+    pub(crate) fn joined(&self) -> impl Iterator<Item = &AnyNs> {
+        self.joins.iter().chain(self.pod.iter().flat_map(Pod::namespaces))
+    }
+
     /// The kinds of namespaces that the clone makes. The others are made by the stage: a time namespace takes no member
     /// before its offsets are written, and what locks the view comes after that.
     pub(crate) fn early(&self) -> Namespaces {
         let late = self.lock.as_ref().map_or(Namespaces::EMPTY, |lock| lock.late);
         self.namespaces.difference(late).without(Namespace::Time)
+    }
+}
+
+/// A member of a pod is in its user namespace: as the one user that it has, or root of several.
+fn take_maps_of_pod(spec: &mut Spec, conflicts: &mut Conflicts) {
+    let Some(pod) = &spec.pod else { return };
+    let twice = spec.namespaces.intersection(pod.kinds()).without(Namespace::User);
+    for kind in twice.iter() {
+        conflicts.add(format!("pod: a new {kind} namespace, and the pod's: leave {kind} out of namespaces"));
+    }
+    for namespace in spec.joins.iter().filter(|joined| pod.kinds().contains(joined.kind())) {
+        conflicts.add(format!("pod: {namespace} is joined, and the pod's of that kind"));
+    }
+    if !spec.namespaces.contains(Namespace::User) || spec.maps.is_some() {
+        conflicts.add("pod: all members are in its user namespace and have its id maps: give neither");
+    }
+    if spec.namespaces.contains(Namespace::Time) {
+        conflicts.add("pod: a member can't have clocks of its own");
+    }
+    spec.maps = Some(pod.maps.clone());
+    let single = pod.maps.uid().as_single::<Uid>().zip(pod.maps.gid().as_single::<Gid>());
+    if let (None, Some(((uid, _), (gid, _)))) = (spec.user, single) {
+        spec.user = Some((uid.as_raw(), gid.as_raw()));
     }
 }
 
@@ -369,7 +402,9 @@ fn check_namespaces(spec: &Spec, caller: &Caller, conflicts: &mut Conflicts) {
     if !new(Namespace::User) && !caller.privileged && !spec.namespaces.is_empty() {
         conflicts.add("namespaces: without privileges everything else needs a new user namespace");
     }
-    let ends = new(Namespace::Pid) || joins(Namespace::Pid);
+    let ends = new(Namespace::Pid)
+        || joins(Namespace::Pid)
+        || spec.pod.as_ref().is_some_and(|pod| pod.kinds().contains(Namespace::Pid));
     if !ends && spec.cgroup.is_none() && spec.lifetime == Lifetime::Host {
         conflicts.add(
             "namespaces: with neither a pid namespace nor a cgroup, descendants of the payload can't be ended for \
