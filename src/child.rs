@@ -18,13 +18,14 @@ use crate::enforced::{Enforced, Verifier};
 use crate::enter::{Origin, Target};
 use crate::error::{Error, ErrorKind, Result};
 use crate::launch::Started;
+use crate::network::Connection;
 use crate::newborn::process_of;
 use crate::output::collect;
 use crate::plan::Supervision;
 use crate::reaper;
 use crate::sandbox::{Lifetime, Sandbox};
 use crate::status::{ExitCause, ExitStatus, ResourceUsage};
-use crate::sys::{self, Waited, send_signal};
+use crate::sys::{self, send_signal};
 
 /// A payload that runs.
 ///
@@ -61,6 +62,8 @@ pub struct Child {
 pub(crate) struct Live {
     pub(crate) pidfd: Arc<OwnedFd>,
     pub(crate) cgroup: Option<OwnedCgroup>,
+    #[cfg_attr(not(feature = "net"), expect(dead_code, reason = "there is none"))]
+    pub(crate) network: Option<Connection>,
     /// Waits for it, if it entered a living sandbox; else that is for its child to do.
     pub(crate) collector: Option<Arc<Collector>>,
     /// What was read back, and how to read it again.
@@ -78,13 +81,12 @@ impl Live {
         self.signal(libc::SIGKILL).and(killed)
     }
 
-    /// The status of a payload that has ended; `ECHILD` if somebody else's wait has taken it.
-    fn status(&self) -> io::Result<Waited> {
+    /// The status of a payload that has ended, as `wait` encodes it; `ECHILD` if somebody else's wait has taken it.
+    fn status(&self, pid: u32) -> io::Result<(i32, Option<ResourceUsage>)> {
         let waited = match &self.collector {
-            Some(collector) => collector.get().waited,
-            None => {
-                return sys::wait(&self.pidfd, true, false)?.ok_or_else(|| io::Error::other("no status"));
-            }
+            Some(collector) => collector.get(pid).waited,
+            None => sys::wait(&self.pidfd, true, false)?
+                .map(|waited| (waited.status, Some(ResourceUsage::from_raw(waited.usage)))),
         };
         waited.ok_or_else(|| io::Error::from_raw_os_error(libc::ECHILD))
     }
@@ -208,6 +210,13 @@ impl Child {
         Ok(self.live().verifier.later(&process, self.cgroup()))
     }
 
+    /// Its place on a bridge, if [`Network::bridge`](crate::Network::bridge) gave it one: addresses, published ports.
+    /// Behind the feature `net`.
+    #[cfg(feature = "net")]
+    pub fn port(&self) -> Option<&palisade_net::Port> {
+        self.live().network.as_ref().and_then(Connection::port)
+    }
+
     /// Sends a signal to the payload. A payload that is pid 1 of its namespace gets only signals that it has a handler
     /// for, and SIGKILL and SIGSTOP.
     ///
@@ -306,8 +315,8 @@ impl Child {
             if !ended(live.pidfd.as_fd(), until).map_err(|error| failed("poll", error))? {
                 return Ok(None);
             }
-            let (raw, usage) = match live.status() {
-                Ok(waited) => (waited.status, Some(ResourceUsage::from_raw(waited.usage))),
+            let (raw, usage) = match live.status(self.pid) {
+                Ok(waited) => waited,
                 // The host program's own wait, or its ignored SIGCHLD, was faster. (An exec makes every child one
                 // that they see.) Newer kernels keep the status with the pidfd.
                 Err(error) if error.raw_os_error() == Some(libc::ECHILD) => {

@@ -6,8 +6,12 @@
 //! entered can make siblings of itself (`CLONE_PARENT`), and those are children of that thread.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
-use crate::sys::{self, Waited};
+use palisade_procinfo::{ProcRoot, State};
+
+use crate::status::ResourceUsage;
+use crate::sys;
 
 /// Where the status of one process will be.
 #[derive(Debug)]
@@ -22,7 +26,7 @@ pub(crate) struct Collector {
 #[derive(Clone, Debug)]
 pub(crate) struct Collected {
     /// `None` if a `wait` of the host program's own took it.
-    pub(crate) waited: Option<Waited>,
+    pub(crate) waited: Option<(i32, Option<ResourceUsage>)>,
     /// Whether it had not executed its payload.
     pub(crate) as_stage: bool,
 }
@@ -34,6 +38,9 @@ pub(crate) struct Watched {
     pub(crate) name: [u8; 15],
     pub(crate) collector: Arc<Collector>,
 }
+
+/// How long the thread may take to wait for what has ended.
+const PATIENCE: Duration = Duration::from_millis(200);
 
 impl Default for Collector {
     fn default() -> Self {
@@ -47,16 +54,27 @@ impl Collector {
         self.arrived.notify_all();
     }
 
-    /// Waits for it; at once if the process has ended.
-    pub(crate) fn get(&self) -> Collected {
+    /// How process `pid`, which has ended, did so.
+    ///
+    /// The thread can't wait for one that something inside traces, which may go on for as long as the sandbox lives.
+    /// What remains of it tells its exit status all the same.
+    pub(crate) fn get(&self, pid: u32) -> Collected {
         if self.process != std::process::id() {
             return Collected { waited: None, as_stage: false };
         }
         let mut collected = self.collected.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            match &*collected {
-                Some(collected) => return collected.clone(),
-                None => collected = self.arrived.wait(collected).unwrap_or_else(PoisonError::into_inner),
+            let arrived =
+                self.arrived.wait_timeout_while(collected, PATIENCE, |collected| collected.is_none());
+            collected = arrived.unwrap_or_else(PoisonError::into_inner).0;
+            if let Some(collected) = &*collected {
+                return collected.clone();
+            }
+            let stat = ProcRoot::host().and_then(|proc| proc.process(pid)?.stat());
+            if let Ok(stat) = stat
+                && stat.state == State::Zombie
+            {
+                return Collected { waited: Some((stat.exit_code, None)), as_stage: false };
             }
         }
     }
@@ -71,7 +89,8 @@ pub(crate) fn collect(watched: Option<&Watched>) {
         // Only now is it gone, and its number free.
         drop(sys::reap(pid));
         if let Some(it) = it {
-            it.collector.put(Collected { waited: Some(waited), as_stage });
+            let usage = ResourceUsage::from_raw(waited.usage);
+            it.collector.put(Collected { waited: Some((waited.status, Some(usage))), as_stage });
         }
     }
     if let Some(watched) = watched {

@@ -188,7 +188,7 @@ impl Target {
             }
             (Err(error), _) => return Err(of_cgroup(error)),
         };
-        if !process.exists() || self.has_ended(PollTimeout::ZERO) {
+        if !process.exists() || self.has_ended() {
             return Err(gone());
         }
         match &*wrong {
@@ -201,22 +201,23 @@ impl Target {
         }
     }
 
-    /// Whether the process has ended, or ends within this time.
-    fn has_ended(&self, within: PollTimeout) -> bool {
+    /// Whether the process has ended or is about to. (The first one of a pid namespace has not ended before all others
+    /// in there were waited for.)
+    fn has_ended(&self) -> bool {
+        const PF_EXITING: u32 = 4;
         let mut fds = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
-        poll(&mut fds, within).is_ok_and(|count| count > 0)
+        let stat = || ProcRoot::host()?.process_of_pidfd(&self.pidfd)?.stat();
+        poll(&mut fds, PollTimeout::ZERO).is_ok_and(|count| count > 0)
+            || stat().map_or_else(
+                |error| error.kind() == palisade_procinfo::ErrorKind::Gone,
+                |stat| stat.flags & PF_EXITING != 0,
+            )
     }
 
     /// What failed because the sandbox has ended meanwhile says so.
     pub(crate) fn explain(&self, error: Error) -> Error {
-        // The end of a pid namespace kills what is in it, and lets nothing new in (ENOMEM); it is over only when those
-        // have been waited for.
-        let within = match (error.kind(), error.step()) {
-            (ErrorKind::SetupKilled, _) | (ErrorKind::Setup, Step::Join) => PollTimeout::from(200u8),
-            (ErrorKind::Setup, _) => PollTimeout::ZERO,
-            _ => return error,
-        };
-        if self.has_ended(within) { gone() } else { error }
+        let may_be = matches!(error.kind(), ErrorKind::Setup | ErrorKind::SetupKilled);
+        if may_be && self.has_ended() { gone() } else { error }
     }
 }
 

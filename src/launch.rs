@@ -15,12 +15,13 @@ use palisade_cgroup::{Cgroup, OwnedCgroup};
 use palisade_sys::{Outcome, Step};
 
 use crate::child::Live;
-use crate::collector::{Collector, Watched, collect, has_name};
+use crate::collector::{Collector, Watched, has_name};
 use crate::enforced::{OwnNamespaces, Verifier};
 use crate::enter::{Way, follow};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guard;
 use crate::namespaces::joined;
+use crate::network::Connection;
 use crate::newborn::{Newborn, Watch, control_sockets, read_outcome};
 use crate::plan::Plan;
 use crate::reaper;
@@ -110,6 +111,7 @@ pub(crate) struct Standing {
     image: OwnedFd,
     name: [u8; 15],
     pub(crate) cgroup: Option<OwnedCgroup>,
+    network: Option<Connection>,
     streams: [Option<OwnedFd>; 3],
     /// Waits for it, if it entered a living sandbox.
     collector: Option<Arc<Collector>>,
@@ -165,10 +167,7 @@ fn perform(plan: Plan, way: Option<&Way>, bench: &mut Bench, watch: &Arc<Watch>)
         let followed = follow(&mut child, &image, position, &control)
             .map_err(|error| Error::call(Step::Join, "wait for the process that entered", &error))?;
         if !followed {
-            let error = conclude(&plan, &image, &name, &child, None).err().unwrap_or_else(timed_out);
-            // Whatever came to be inside has ended, and holds the end of the sandbox up until it is waited for.
-            collect(None);
-            return Err(error);
+            return Err(conclude(&plan, &image, &name, &child, None).err().unwrap_or_else(timed_out));
         }
         let watched = Watched { pid: child.pid, name, collector: Arc::default() };
         collector = Some(Arc::clone(&watched.collector));
@@ -189,14 +188,15 @@ fn perform(plan: Plan, way: Option<&Way>, bench: &mut Bench, watch: &Arc<Watch>)
     if plan.guard {
         child.pidfd.as_ref().map_or(Ok(()), |pidfd| guard::watch_over(pidfd.as_fd(), bench))?;
     }
-    if plan.maps.is_some() || plan.guard || plan.has_sibling() {
+    let network = plan.wiring.as_ref().map(|wiring| wiring.connect(&child, bench)).transpose()?;
+    if plan.waits() {
         go(&control, Step::IdMaps)?;
     }
     let streams = [stdin.parent, stdout.parent, stderr.parent];
     let own = bench.own_namespaces.get_or_init(OwnNamespaces::read);
     let group = cgroup.as_deref().or(way.and_then(|way| way.cgroup.as_ref()));
     let verifier = verify(&plan, &child, &control, group, own)?;
-    Ok(Standing { child, control, image, name, cgroup, streams, collector, verifier, plan })
+    Ok(Standing { child, control, image, name, cgroup, network, streams, collector, verifier, plan })
 }
 
 /// Reads back what became of the restrictions, while the stage waits for that.
@@ -241,7 +241,8 @@ impl Standing {
     }
 
     fn executed(self) -> Result<Started> {
-        let Self { child, control, image, name, cgroup, streams, collector, mut verifier, plan } = self;
+        let Self { child, control, image, name, cgroup, network, streams, collector, mut verifier, plan } =
+            self;
         // The socket closes when the payload is executed, or when the child ends.
         while said_a_word(&control)
             .map_err(|error| Error::call(Step::Stage, "read from the stage", &error))?
@@ -251,7 +252,7 @@ impl Standing {
             child.process().map_or(Ok(()), |process| verifier.after_exec(process))?;
         }
         let (pid, pidfd) = child.take().ok_or_else(timed_out)?;
-        let live = Some(Live { pidfd: Arc::new(pidfd), cgroup, collector, verifier });
+        let live = Some(Live { pidfd: Arc::new(pidfd), cgroup, network, collector, verifier });
         Ok(Started { pid, live, streams })
     }
 }
@@ -321,17 +322,19 @@ fn conclude(
         outcome => {
             let step = if outcome == Outcome::Executing { Step::Exec } else { Step::Stage };
             let status = match (collector, &child.pidfd) {
-                (Some(collector), _) => collector.get().waited,
-                (None, Some(pidfd)) => sys::wait(pidfd, true, true).ok().flatten(),
+                (Some(collector), _) => collector.get(child.pid).waited.map(|(status, _)| status),
+                (None, Some(pidfd)) => {
+                    sys::wait(pidfd, true, true).ok().flatten().map(|waited| waited.status)
+                }
                 (None, None) => None,
             };
-            let how = status.map_or("it ended".into(), |s| ExitStatus::from_raw(s.status).to_string());
+            let how = status.map_or("it ended".into(), |status| ExitStatus::from_raw(status).to_string());
             let new = Error::new(
                 ErrorKind::SetupKilled,
                 step,
                 format!("the child did not come to its payload: {how}"),
             );
-            let hint = match status.map(|s| s.status & 0x7f) {
+            let hint = match status.map(|status| status & 0x7f) {
                 Some(libc::SIGSYS) => "the seccomp filter kills execve: allow it",
                 Some(libc::SIGKILL) if plan.cgroup.is_some() => {
                     "killed from outside, or the cgroup's memory.max is too small even to begin"
@@ -350,8 +353,8 @@ fn died_as_stage(child: &Newborn, name: &[u8; 15], collector: Option<&Collector>
     if let Some(collector) = collector {
         let ended = poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO);
         return ended.is_ok_and(|count| count > 0) && {
-            let collected = collector.get();
-            collected.as_stage && collected.waited.is_some_and(|waited| waited.status & 0x7f != 0)
+            let collected = collector.get(child.pid);
+            collected.as_stage && collected.waited.is_some_and(|(status, _)| status & 0x7f != 0)
         };
     }
     let Ok(Some(ended)) = sys::wait(pidfd, false, true) else { return false };

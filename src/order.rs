@@ -119,7 +119,7 @@ fn arrive(p: &mut Program, sandbox: &Prepared) {
     let during = sandbox.setup_capabilities.bits();
     p.capset(during, during, 0);
 
-    if sandbox.maps.is_some() || sandbox.guard {
+    if sandbox.waits() {
         p.at(Step::IdMaps, "wait for the parent");
         let go = p.room(1);
         p.read_exact(Fd::number(FD_CONTROL), go);

@@ -20,6 +20,7 @@ use crate::environment;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lock::Lock;
 use crate::namespaces::{Ipc, can_be_joined};
+use crate::network::{Network, Wiring};
 use crate::pod::Pod;
 use crate::rlimit::Resource;
 use crate::sandbox::{Calls, Lifetime, Spec, View};
@@ -41,7 +42,10 @@ pub(crate) struct Prepared {
     /// Owns the descriptors that the programs above know by number.
     _root: Option<PreparedRoot>,
     pub(crate) hostname: Option<Program>,
+    /// Brings the loopback up.
     pub(crate) network: Option<Program>,
+    /// What the host program does for it.
+    pub(crate) wiring: Option<Wiring>,
     pub(crate) identity: Identity,
     pub(crate) maps: Option<PreparedMaps>,
     pub(crate) credentials: PreparedIdentity,
@@ -67,6 +71,13 @@ pub(crate) struct Prepared {
     pub(crate) placed: enforced::View,
     /// Restrictions are read back.
     pub(crate) verify: bool,
+}
+
+impl Prepared {
+    /// Whether the child waits until its parent has done its part: maps, a guard, a network.
+    pub(crate) fn waits(&self) -> bool {
+        self.maps.is_some() || self.guard || self.wiring.is_some()
+    }
 }
 
 /// Who the payload is.
@@ -126,6 +137,8 @@ impl Prepared {
         check_namespaces(&spec, &caller, &mut conflicts);
         check_limits(&spec, &caller, &mut conflicts);
         environment::check(&spec, &mut conflicts);
+        let network = spec.network.iter().flat_map(|network| network.conflicts(&spec));
+        network.for_each(|wrong| conflicts.add(wrong));
         let filter = compile(&spec, &mut conflicts);
         confine::check(&spec, caller.privileged, &mut conflicts);
         let [private_proc, entering_proc] = confine::private_proc(&spec, &mut conflicts);
@@ -155,7 +168,8 @@ impl Prepared {
         if let Some(root) = &root {
             setup = setup | CapabilitySet::from_bits(root.capabilities_needed());
         }
-        if new(Namespace::Net) {
+        let loopback = spec.network.as_ref().map_or_else(|| new(Namespace::Net), Network::has_loopback);
+        if loopback {
             setup = setup.with(Capability::NetAdmin);
         }
         if new(Namespace::Time) {
@@ -166,12 +180,13 @@ impl Prepared {
             setup = setup.with(Capability::Setuid).with(Capability::Setgid);
         }
 
+        let wiring = spec.network.as_ref().map(Network::wiring).transpose()?.flatten();
         // What it has, and what its exec or a set-user-ID program could give it.
         let reach = credentials.after().capabilities;
         let lock = maps
             .as_ref()
             .filter(|_| (reach.bounding | reach.permitted).contains(Capability::SysAdmin))
-            .map(|maps| Lock::new(&spec, root.as_ref(), maps.maps(), identity));
+            .map(|maps| Lock::new(&spec, root.as_ref(), maps.maps(), identity, wiring.is_some()));
         if lock.is_some() {
             setup = Lock::CAPABILITIES.into_iter().fold(setup, CapabilitySet::with);
         }
@@ -191,7 +206,8 @@ impl Prepared {
             verify: spec.verify,
             _root: root,
             hostname: new(Namespace::Uts).then(|| hostname.program()),
-            network: new(Namespace::Net).then(loopback_up),
+            network: loopback.then(loopback_up),
+            wiring,
             identity,
             maps,
             credentials,

@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigHandler, Signal};
 use palisade::creds::{Capability, CapabilitySet};
-use palisade::ns::Namespace;
-use palisade::{Child, ErrorKind, ExitCause, Sandbox, SandboxBuilder, Stdio};
+use palisade::ns::{Namespace, pidfd_open};
+use palisade::secfilter::{Action, Policy, Rule};
+use palisade::{Child, ErrorKind, ExitCause, Output, Sandbox, SandboxBuilder, Stdio};
+use palisade_sys::Injected;
 use palisade_testkit::{Snapshot, is_root, scaled, skip, wait_until};
 
 #[path = "common/sys.rs"]
@@ -289,4 +291,184 @@ fn a_status_taken_by_the_host_program_is_not_lost() {
             assert!(status.is_ok_and(|status| status.success()), "the sandbox can still be entered");
         });
     }
+}
+
+/// A56, CVE-2016-9962, CVE-2019-5736: what runs inside looks at everything that enters, with all capabilities of its
+/// user namespace and the same user.
+#[test]
+fn stress_an_attacker_inside_gets_nothing_of_what_enters() {
+    let canary = palisade_testkit::temp_dir();
+    std::fs::write(canary.path().join("secret"), "secret").unwrap();
+    // Descriptors that the host program forgot to close.
+    let open = [canary.path().to_owned(), canary.path().join("secret")].map(|path| {
+        let file = std::fs::File::open(path).unwrap();
+        nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).unwrap();
+        file
+    });
+    let all = CapabilitySet::supported().unwrap();
+    let builder = Sandbox::builder().user(0, 0).capabilities(all).dangerously_unfiltered();
+    let script = include_str!("common/attacker.py");
+    let sandbox = builder.build().unwrap();
+    let mut command = sandbox.command("python3");
+    let command = command.arg("-c").arg(script).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let Ok(mut child) = command.spawn() else { skip!("python3 is not in the host's /usr", needs = "tool") };
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "READY");
+    for _ in 0..1000 {
+        let mut command = child.exec("/bin/true");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let status = command.timeout(Duration::from_secs(20)).status().unwrap();
+        assert!(status.success(), "{status}");
+    }
+    // The attacks work: an ordinary program of the sandbox is attached to.
+    let mut ordinary = child.exec("/bin/sleep").arg("1000").spawn().unwrap();
+    std::thread::sleep(scaled(Duration::from_millis(200)));
+    ordinary.kill().unwrap();
+    drop(child.stdin.take());
+    let said: Vec<String> = lines.map(Result::unwrap).collect();
+    child.wait().unwrap();
+    drop(open);
+    println!("{said:?}");
+    let [last] = &said[..] else { panic!("{said:#?}") };
+    let figures: Vec<u32> = last.split(' ').filter_map(|word| word.parse().ok()).collect();
+    assert!(last.starts_with("MET ") && figures[0] > 100 && figures[1] > 100 && figures[2] > 0, "{last}");
+}
+
+/// What is traced inside when it ends is not waited for by the host program; its status is told all the same.
+#[test]
+fn a_program_that_is_traced_inside_still_ends() {
+    let all = CapabilitySet::supported().unwrap();
+    let mut child = living(Sandbox::builder().user(0, 0).capabilities(all).dangerously_unfiltered());
+    let script = "import ctypes,sys,time
+libc=ctypes.CDLL(None)
+print(libc.ptrace(0x4206,int(sys.argv[1]),0,0),flush=True)
+time.sleep(1000)";
+    let mut entered = child.exec("/bin/sh");
+    let entered = entered.args(["-c", "echo $$; exec cat"]);
+    let mut entered = entered.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut pid = String::new();
+    BufReader::new(entered.stdout.as_mut().unwrap()).read_line(&mut pid).unwrap();
+    let mut tracer = child.exec("python3");
+    let Ok(mut tracer) = tracer.args(["-c", script, pid.trim()]).stdout(Stdio::piped()).spawn() else {
+        skip!("python3 is not in the host's /usr", needs = "tool")
+    };
+    let mut said = String::new();
+    BufReader::new(tracer.stdout.as_mut().unwrap()).read_line(&mut said).unwrap();
+    assert_eq!(said, "0\n");
+    entered.kill().unwrap();
+    assert_eq!(entered.wait().unwrap().signal(), Some(libc::SIGKILL));
+    child.kill().unwrap();
+    assert!(child.wait_timeout(scaled(Duration::from_secs(20))).unwrap().is_some(), "the sandbox hangs");
+    assert!(wait_until(Duration::from_secs(10), || children().is_empty()), "{:?}", children());
+}
+
+fn broken(plan: &mut palisade::Plan, part: usize, index: usize, what: Injected) -> bool {
+    let program = &mut plan.programs_mut()[part];
+    program.inject(index, what);
+    program.is_conditional(index)
+}
+
+#[test]
+fn stress_an_exec_that_fails_or_ends_anywhere_names_its_step_and_leaves_nothing() {
+    let child = living(Sandbox::builder());
+    let mut command = child.exec("/bin/true");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut plan = command.plan().unwrap();
+    let text = plan.to_string();
+    plan.clone().spawn().unwrap().wait().unwrap();
+    let steps: [Vec<_>; 3] = plan.programs_mut().map(|program| program.steps().collect());
+    for steps in &steps {
+        assert!(steps.is_sorted(), "{steps:?}");
+        assert!(steps.iter().all(|step| text.contains(step.name())), "{text}");
+    }
+    let before = Snapshot::take();
+    for (part, steps) in steps.iter().enumerate() {
+        for (index, &step) in steps.iter().enumerate() {
+            let mut plan_ = plan.clone();
+            let conditional = broken(&mut plan_, part, index, Injected::Errno(libc::ENOMEM));
+            match plan_.spawn() {
+                Ok(mut child) => assert!(conditional && child.wait().unwrap().success(), "{part}.{index}"),
+                Err(error) => {
+                    assert_eq!(
+                        (error.step(), error.errno()),
+                        (step, Some(libc::ENOMEM)),
+                        "{part}.{index}: {error}"
+                    );
+                }
+            }
+            if part == 2 {
+                let mut plan_ = plan.clone();
+                if !broken(&mut plan_, part, index, Injected::Exit) {
+                    let error = plan_.spawn().expect_err("an ended set-up");
+                    assert_eq!(error.kind(), ErrorKind::SetupKilled, "{index}: {error}");
+                }
+            }
+        }
+    }
+    assert!(wait_until(Duration::from_secs(5), || children() == [child.id()]), "{:?}", children());
+    before.assert_unchanged();
+    assert_eq!(sh(&child, "echo still"), "still\n");
+    end(child);
+}
+
+/// A process inside with the same user can stop what enters: that ends at the set-up's time, with nothing left.
+#[test]
+fn an_exec_that_hangs_inside_ends_at_its_timeout() {
+    let child = living(Sandbox::builder().setup_timeout(Duration::from_millis(300)));
+    let mut command = child.exec("/bin/true");
+    let plan = command.stdin(Stdio::null()).plan().unwrap();
+    plan.clone().spawn().unwrap().wait().unwrap();
+    let before = Snapshot::take();
+    let last = plan.clone().programs_mut()[2].len() - 2;
+    for index in [5, last] {
+        let mut plan = plan.clone();
+        broken(&mut plan, 2, index, Injected::Hang);
+        let error = plan.spawn().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::SetupTimeout, "{error}");
+    }
+    before.assert_unchanged();
+    end(child);
+}
+
+/// Processes that are not children of this program: the sandbox must describe them.
+#[test]
+fn a_process_of_others_is_entered_with_a_sandbox_that_describes_it() {
+    let child = living(Sandbox::builder());
+    let pidfd = || pidfd_open(child.id()).unwrap();
+    let run = |builder: SandboxBuilder, script: &str| {
+        let sandbox = builder.build().unwrap();
+        sandbox.exec_in(pidfd(), "/bin/sh").args(["-c", script]).output()
+    };
+    let text = |out: Output| String::from_utf8(out.stdout).unwrap();
+    let out = text(run(Sandbox::builder(), SAME).unwrap());
+    let [payload, entered, ..] = out.split("--\n").collect::<Vec<_>>()[..] else { panic!("{out}") };
+    assert_eq!(payload, entered);
+    // More restricted than the payload: its policy is the caller's.
+    let policy =
+        Policy::new(Action::Allow).rule(Rule::new(["mkdir", "mkdirat"], Action::Errno(libc::EXDEV as u16)));
+    let out = run(Sandbox::builder().seccomp(policy), "mkdir /tmp/x").unwrap();
+    assert!(String::from_utf8_lossy(&out.stderr).contains("cross-device"), "{out:?}");
+
+    let caps = CapabilitySet::EMPTY.with(Capability::Chown);
+    let mut bad = vec![
+        (Sandbox::builder().capabilities(caps), "capabilities: CAP_CHOWN"),
+        (Sandbox::builder().share(Namespace::Net), "in another net namespace"),
+        (Sandbox::builder().user(0, 0), "user: 0:0 of the sandbox"),
+    ];
+    if is_root() {
+        bad.push((Sandbox::builder().share(Namespace::User), "in another user namespace"));
+    }
+    for (builder, part) in bad {
+        let error = run(builder, ":").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidSpec, "{error}");
+        assert!(error.to_string().contains(part), "{part}: {error}");
+    }
+    // The host program's own process shares everything.
+    let own = pidfd_open(std::process::id()).unwrap();
+    let error = Sandbox::new().unwrap().exec_in(own, "/bin/true").spawn().unwrap_err();
+    assert!(error.to_string().contains("shares the net namespace"), "{error}");
+    let gone = pidfd();
+    end(child);
+    let error = Sandbox::new().unwrap().exec_in(gone, "/bin/true").spawn().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Gone, "{error}");
 }
