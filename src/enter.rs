@@ -23,7 +23,7 @@ use palisade_sys::{FD_CONTROL, FD_PASSED, Fd, Place, Program, Slot, Step};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::newborn::Newborn;
-use crate::order::parent_death;
+use crate::order::{Payload, parent_death};
 use crate::prepare::Prepared;
 use crate::sys;
 
@@ -52,20 +52,20 @@ pub(crate) struct Entry {
 }
 
 /// Joins, becomes the sandbox's user, and goes on in a child that is inside altogether.
-pub(crate) fn enter(p: &mut Program, sandbox: &Prepared) -> Entry {
+pub(crate) fn enter(p: &mut Program, sandbox: &Prepared, payload: &Payload) -> Entry {
     let kinds = p.input("kinds that differ");
     p.at(Step::Join, "");
     // Of one process, in one call: all of them or none.
     let target = Fd::number(FD_PASSED);
     p.setns(target, kinds);
     p.close(target);
-    Entry { kinds: Some(kinds), pid: inside(p, sandbox) }
+    Entry { kinds: Some(kinds), pid: inside(p, sandbox, payload) }
 }
 
 /// Becomes the sandbox's user in the namespaces that were joined, and goes on in a child that is inside altogether.
 /// Gives the place where its pid will stand.
-pub(crate) fn inside(p: &mut Program, sandbox: &Prepared) -> Place {
-    let during = sandbox.setup_capabilities.bits();
+pub(crate) fn inside(p: &mut Program, sandbox: &Prepared, payload: &Payload) -> Place {
+    let during = payload.setup_capabilities(sandbox).bits();
     let pid = p.room(4);
     let identity = &sandbox.identity;
     if sandbox.maps.is_some() && identity.change {

@@ -12,6 +12,7 @@ use crate::child::Child;
 use crate::enter::{Entry, inside};
 use crate::error::{Error, ErrorKind, Result};
 use crate::newborn::Helper;
+use crate::order::Payload;
 use crate::prepare::Prepared;
 use crate::spawner::{self, Thread};
 
@@ -118,8 +119,10 @@ impl Pod {
     }
 
     /// The stage's part: joins, makes what is the member's own, and goes on in a sibling, as is done to enter a living
-    /// sandbox. The namespaces are at the numbers from `first` on.
-    pub(crate) fn join(&self, p: &mut Program, sandbox: &Prepared, first: i32) -> Entry {
+    /// sandbox.
+    pub(crate) fn join(&self, p: &mut Program, sandbox: &Prepared, payload: &Payload) -> Entry {
+        // They were passed after the detached mounts.
+        let first = FD_PASSED + sandbox.view.trees.len() as i32;
         for (namespace, number) in self.namespaces.iter().zip(first..) {
             p.at(Step::Join, namespace.to_string());
             p.setns(Fd::number(number), namespace.kind().bit() as i32);
@@ -128,7 +131,7 @@ impl Pod {
         let own = sandbox.early().without(Namespace::User);
         p.at(Step::Join, own.to_string());
         p.unshare(own.bits() as i32);
-        Entry { kinds: None, pid: inside(p, sandbox) }
+        Entry { kinds: None, pid: inside(p, sandbox, payload) }
     }
 
     /// Numbers of the descriptors that are passed to the stage.
@@ -182,9 +185,4 @@ fn of_ns(error: palisade_ns::Error) -> Error {
     };
     let errno = error.errno();
     Error::from_source(kind, Step::Join, error, errno)
-}
-
-/// Descriptors of a pod come after the detached mounts.
-pub(crate) fn first_descriptor(sandbox: &Prepared) -> i32 {
-    FD_PASSED + sandbox.view.trees.len() as i32
 }

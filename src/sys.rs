@@ -333,6 +333,21 @@ pub(crate) fn send_signal_to(pidfd: RawFd, signal: i32) -> io::Result<()> {
     send_signal(pidfd, signal)
 }
 
+/// Rows and columns of a terminal.
+pub(crate) fn window_size(terminal: BorrowedFd<'_>) -> io::Result<[u16; 2]> {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the structure is writable and what the request fills in.
+    cvt(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) })?;
+    Ok([size.ws_row, size.ws_col])
+}
+
+/// Sets rows and columns of a terminal.
+pub(crate) fn set_window_size(terminal: BorrowedFd<'_>, [rows, columns]: [u16; 2]) -> io::Result<()> {
+    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the structure is what the request reads.
+    cvt(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) }).map(drop)
+}
+
 /// Whether a descriptor number is open.
 pub(crate) fn is_open(fd: RawFd) -> bool {
     // SAFETY: takes no address.
