@@ -240,7 +240,13 @@ fn verify(
         child.leads(workload);
     }
     let verifier = match child.payload() {
-        Ok(process) => Verifier::before_exec(&plan.asked, process, cgroup, own, plan.target.as_ref())?,
+        Ok(process) => match Verifier::before_exec(&plan.asked, process, cgroup, own, plan.target.as_ref()) {
+            // A process on its way out has given up much already. That it came to its payload is found to be false later.
+            Err(_) if child.pidfd.as_ref().is_some_and(ends_soon) => {
+                Verifier::unread(&plan.asked, "it has ended")
+            }
+            read => read?,
+        },
         Err(why) => Verifier::unread(&plan.asked, why),
     };
     go(control, Step::Verification)?;
