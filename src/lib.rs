@@ -22,11 +22,8 @@ mod newborn;
 mod order;
 mod output;
 mod plan;
-<<<<<<< HEAD
 mod pod;
-=======
 mod preflight;
->>>>>>> main
 mod prepare;
 pub mod presets;
 mod prologue;
@@ -62,11 +59,8 @@ pub use palisade_procinfo as procinfo;
 pub use palisade_secfilter as secfilter;
 pub use palisade_sys::Step;
 pub use plan::Plan;
-<<<<<<< HEAD
 pub use pod::Pod;
-=======
 pub use preflight::{Feature, Finding, Preflight, Status, preflight};
->>>>>>> main
 pub use pty::{Pty, PtySize};
 pub use rlimit::Resource;
 pub use sandbox::{Lifetime, Sandbox, SandboxBuilder};
