@@ -94,6 +94,30 @@ fn a106_oom_group_takes_every_member() {
     assert!(events.oom_group_kill == 1 && events.oom_kill >= 4, "{events:?}");
 }
 
+/// A106: some swap is not all swap. What fits into both limits lives, and what does not dies of them.
+#[test]
+fn a106_swap_is_limited_too() {
+    let Some(home) = memory_home("swap") else { return };
+    if std::fs::read_to_string("/proc/swaps").is_ok_and(|swaps| swaps.lines().count() < 2) {
+        return skip("swap", "no swap space here");
+    }
+    let limits = Limits::new().memory_max(Bytes::mib(24)).memory_swap_max(Bytes::mib(32));
+    let fits = home.create("fits", &limits).expect("created");
+    assert!(!bomb(&fits, || touch(40 << 20)), "{:?}", fits.memory().expect("readable"));
+    let memory = fits.memory().expect("readable");
+    assert_eq!(memory.events.oom_kill, 0, "{memory:?}");
+    let swapped = |group: &Cgroup| -> u64 {
+        let peak = group.read_file(&"memory.swap.peak".parse().expect("a name")).expect("readable");
+        String::from_utf8_lossy(&peak).trim().parse().expect("a number")
+    };
+    // 40 MiB in 24 of memory: the rest had to go somewhere.
+    assert!((15 << 20..=32 << 20).contains(&swapped(&fits)), "{}", swapped(&fits));
+    let bursts = home.create("bursts", &limits).expect("created");
+    assert!(bomb(&bursts, || touch(200 << 20)));
+    let memory = bursts.memory().expect("readable");
+    assert!(memory.events.oom_kill >= 1 && swapped(&bursts) <= 32 << 20, "{memory:?}");
+}
+
 /// Memory that hides from per-process counters is charged to the group all the same.
 #[test]
 fn a106_tmpfs_memfd_and_pipes_stay_inside() {
@@ -269,6 +293,32 @@ fn stress_io_max_throttles() {
     assert!(stat.iter().any(|(d, s)| *d == disk && s.rbytes >= 16 << 20), "{stat:?}");
     // No limit: the line disappears, which counts as kept.
     leaf.apply(&Limits::new().io_max(disk, IoMax::default())).expect("lifted");
+}
+
+/// Most kernels are built without `io.latency`: the target is kept, or there is an error that names the file.
+#[test]
+fn a_latency_target_is_kept_or_an_error() {
+    let Some(home) = playground_with("latency", &[Controller::IO]) else { return };
+    let Ok(disk) = DeviceNumber::of_node("/dev/vda") else { return skip("disk", "no /dev/vda") };
+    let limits = Limits::new().io_latency(disk, Duration::from_millis(10));
+    match home.create("leaf", &limits) {
+        Ok(leaf) => {
+            let text = leaf.read_file(&"io.latency".parse().expect("a name")).expect("readable");
+            assert!(String::from_utf8_lossy(&text).contains("target=10000"), "{text:?}");
+        }
+        Err(e) => {
+            assert_eq!(e.kind(), ErrorKind::Unsupported, "{e}");
+            assert!(e.path().is_some_and(|p| p.ends_with("io.latency")), "{e}");
+            assert!(!common::exists(&home.path().join("leaf")));
+        }
+    }
+    // A device's share is there with the controller.
+    let weight = Weight::new(300).expect("in range");
+    match home.create("weighted", &Limits::new().io_weight_of(disk, weight).io_weight(weight)) {
+        Ok(leaf) => leaf.apply(&Limits::new().io_weight_of(disk, Weight::default())).expect("changed"),
+        // Without a policy for the device (neither io.cost nor BFQ) the kernel says so.
+        Err(e) => assert!(matches!(e.kind(), ErrorKind::Refused | ErrorKind::System), "{e}"),
+    }
 }
 
 /// All settings, on a kernel that has them all: each is verified by `create` itself.

@@ -1,10 +1,8 @@
 //! Device rules against the kernel: needs root, works on every layout with a v2 hierarchy.
 
-mod common;
-
 use std::process::Command;
 
-use common::{is_root, playground, run_in, skip};
+use crate::common::{self, is_root, playground, run_in, skip};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use palisade_cgroup::{Access, Cgroup, Device, DeviceKind, DeviceRules, ErrorKind, Limits, OwnedCgroup};
 

@@ -1,11 +1,9 @@
 //! Who may make groups where, and what the error says to everybody else.
 
-mod common;
-
 use std::ffi::CString;
 use std::os::unix::fs::MetadataExt;
 
-use common::{LONG, is_root, playground, skip, spawn_in, until};
+use crate::common::{self, LONG, is_root, playground, skip, spawn_in, until};
 use palisade_cgroup::{Cgroup, Error, ErrorKind, Kind, Limits, OwnedCgroup};
 
 /// Runs a check in a child that sits in `group` and is uid 65534. What it returns as an error is a failure.

@@ -1,10 +1,8 @@
 //! Pressure: read, and triggers that fire under it and not before.
 
-mod common;
-
 use std::time::Duration;
 
-use common::{LONG, playground, skip, spawn_in, until};
+use crate::common::{LONG, playground, skip, spawn_in, until};
 use palisade_cgroup::{
     Cgroup, ErrorKind, Limits, OwnedCgroup, Pressure, PressureWatch, Resource, Sampler, Trigger,
 };

@@ -1,0 +1,5 @@
+//! Counting allocations.
+
+mod sys;
+
+pub use sys::{Counting, allocated};
