@@ -14,7 +14,8 @@ use crate::child::{Child, Output};
 use crate::enter::Target;
 use crate::environment;
 use crate::error::{Error, ErrorKind, Result};
-use crate::order::{Payload, Session};
+use crate::order::{Payload, Session, Start};
+use crate::paused::Paused;
 use crate::plan::{Handling, Plan};
 use crate::rlimit::Resource;
 use crate::sandbox::Sandbox;
@@ -197,7 +198,7 @@ impl Command {
     /// # Errors
     /// [`ErrorKind::InvalidSpec`] with every bad value.
     pub fn plan(&self) -> Result<Plan> {
-        self.plan_with([Stdio::inherit(), Stdio::inherit(), Stdio::inherit()])
+        self.plan_with(inherited(), Start::AtOnce)
     }
 
     /// Starts the program. Returns when it was executed: every failure before that, its own exec's included, is an
@@ -210,7 +211,16 @@ impl Command {
     /// # Errors
     /// Whatever step fails, with the object, the call and the errno; see [`Error`].
     pub fn spawn(&self) -> Result<Child> {
-        self.spawn_with([Stdio::inherit(), Stdio::inherit(), Stdio::inherit()])
+        self.spawn_with(inherited())
+    }
+
+    /// Does all that [`spawn`](Self::spawn) does but the last: what comes of it waits right before its exec, and costs a
+    /// fraction of a spawn to start.
+    ///
+    /// # Errors
+    /// As [`spawn`](Self::spawn), except that the program itself is looked up at the start.
+    pub fn spawn_paused(&self) -> Result<Paused> {
+        Paused::new(self.plan_with(inherited(), Start::OnWord)?)
     }
 
     /// Runs the program to its end.
@@ -230,10 +240,10 @@ impl Command {
     }
 
     fn spawn_with(&self, defaults: [Stdio; 3]) -> Result<Child> {
-        self.plan_with(defaults)?.spawn()
+        self.plan_with(defaults, Start::AtOnce)?.spawn()
     }
 
-    fn plan_with(&self, defaults: [Stdio; 3]) -> Result<Plan> {
+    fn plan_with(&self, defaults: [Stdio; 3], start: Start) -> Result<Plan> {
         let mut wrong = Vec::new();
         let payload = self.payload(&mut wrong);
         if !wrong.is_empty() {
@@ -252,7 +262,8 @@ impl Command {
                 .with_hint("give the program's path, or set PATH with env")
         })?;
         let (timeout, output_limit) = (self.timeout, self.output_limit);
-        let handling = Handling { target: self.target.clone(), stdio, descriptors, timeout, output_limit };
+        let handling =
+            Handling { target: self.target.clone(), start, stdio, descriptors, timeout, output_limit };
         Ok(Plan::new(&self.sandbox, &payload, handling))
     }
 
@@ -333,6 +344,10 @@ impl Command {
             .map(|entry| entry.join(&self.program))
             .collect()
     }
+}
+
+fn inherited() -> [Stdio; 3] {
+    [Stdio::inherit(), Stdio::inherit(), Stdio::inherit()]
 }
 
 /// Highest number for a passed descriptor: low enough for any sensible limit on open files during set-up.

@@ -17,7 +17,7 @@ use palisade_sys::{Outcome, Step};
 use crate::child::Live;
 use crate::collector::{Collector, Watched, has_name};
 use crate::enforced::{OwnNamespaces, Verifier};
-use crate::enter::{Way, follow};
+use crate::enter::{Target, Way, follow};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guard;
 use crate::namespaces::joined;
@@ -55,6 +55,12 @@ const LAST_GRACE: Duration = Duration::from_secs(10);
 pub(crate) fn launch(plan: Plan) -> Result<Started> {
     let (limit, which) = (plan.setup_timeout, plan.thread());
     supervise(limit, which, &Arc::default(), move |bench, watch| stand(plan, bench, watch)?.execute())
+}
+
+/// Runs a plan until its child waits for its start.
+pub(crate) fn launch_paused(plan: Plan) -> Result<Standing> {
+    let (limit, which) = (plan.setup_timeout, plan.thread());
+    supervise(limit, which, &Arc::default(), move |bench, watch| stand(plan, bench, watch)?.pause())
 }
 
 /// Does some work of a set-up on a spawner thread, at most for a time.
@@ -113,7 +119,7 @@ pub(crate) struct Standing {
     streams: [Option<OwnedFd>; 3],
     /// Waits for it, if it entered a living sandbox.
     collector: Option<Arc<Collector>>,
-    verifier: Verifier,
+    pub(crate) verifier: Verifier,
     pub(crate) plan: Plan,
 }
 
@@ -230,25 +236,49 @@ impl Standing {
     /// Waits until the payload is executed.
     pub(crate) fn execute(self) -> Result<Started> {
         let target = self.plan.target.clone();
-        self.executed().map_err(|error| match target {
-            Some(target) => target.explain(error),
-            None => error,
-        })
+        self.executed(None).map_err(|error| explained(target, error))
     }
 
-    fn executed(self) -> Result<Started> {
+    /// Waits until the child waits for its start.
+    fn pause(mut self) -> Result<Self> {
+        let said = said_a_word(&self.control);
+        let target = self.plan.target.clone();
+        if !said.map_err(|error| Error::call(Step::Pause, "read from the stage", &error))? {
+            let ended = conclude(&self.plan, &self.image, &self.name, &self.child, None);
+            return Err(explained(target, ended.err().unwrap_or_else(timed_out)));
+        }
+        self.child = self.child.renew().ok_or_else(timed_out)?;
+        Ok(self)
+    }
+
+    /// Lets a child that waits for it execute its payload. Not on the thread that made the child.
+    pub(crate) fn start(self) -> Result<Started> {
+        let (target, collector) = (self.plan.target.clone(), self.collector.clone());
+        let started = go(&self.control, Step::Pause).and_then(|()| self.executed(collector.as_deref()));
+        started.map_err(|error| explained(target, error))
+    }
+
+    /// `waits`: who waits for the child, if that is not the calling thread.
+    fn executed(self, waits: Option<&Collector>) -> Result<Started> {
         let Self { child, control, image, name, cgroup, streams, collector, mut verifier, plan } = self;
         // The socket closes when the payload is executed, or when the child ends.
         while said_a_word(&control)
             .map_err(|error| Error::call(Step::Stage, "read from the stage", &error))?
         {}
-        conclude(&plan, &image, &name, &child, None)?;
+        conclude(&plan, &image, &name, &child, waits)?;
         if plan.verify {
             child.process().map_or(Ok(()), |process| verifier.after_exec(process))?;
         }
         let (pid, pidfd) = child.take().ok_or_else(timed_out)?;
         let live = Some(Live { pidfd: Arc::new(pidfd), cgroup, collector, verifier });
         Ok(Started { pid, live, streams })
+    }
+}
+
+fn explained(target: Option<Target>, error: Error) -> Error {
+    match target {
+        Some(target) => target.explain(error),
+        None => error,
     }
 }
 

@@ -61,6 +61,16 @@ pub(crate) enum Site {
     Living,
 }
 
+/// When a payload starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Start {
+    AtOnce,
+    /// When the host program says so.
+    OnWord,
+    /// When any process says so at the gate, a FIFO that was passed last: the host program may have ended by then.
+    AtGate,
+}
+
 /// The stage's program, and what the host program's side has to know of it.
 #[derive(Clone, Debug)]
 pub(crate) struct Stage {
@@ -68,11 +78,13 @@ pub(crate) struct Stage {
     /// Inputs for a name that only this spawn knows (see [`crate::launch`]).
     pub(crate) name: [Slot; 2],
     pub(crate) entry: Option<Entry>,
+    /// The first operation after the wait for a start.
+    pub(crate) started: usize,
 }
 
 /// The stage's program. The part that gives up what a payload must not have is the same in a new sandbox and in a
 /// living one.
-pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload, site: Site) -> Stage {
+pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload, site: Site, start: Start) -> Stage {
     let mut p = Program::new();
     let name = [p.input("name"), p.input("name")];
     baseline(&mut p, name, site);
@@ -84,8 +96,8 @@ pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload, site: Site) -
         Site::New => (None, build(&mut p, sandbox), sandbox.view.trees.len()),
         Site::Living => (Some(enter(&mut p, sandbox)), sandbox.entering_proc.run(&mut p), 1),
     };
-    restrict(&mut p, sandbox, payload, label, umask, kept);
-    Stage { program: p, name, entry }
+    let started = restrict(&mut p, sandbox, payload, label, umask, (kept, start));
+    Stage { program: p, name, entry, started }
 }
 
 fn baseline(p: &mut Program, name: [Slot; 2], site: Site) {
@@ -160,8 +172,8 @@ fn restrict(
     payload: &Payload,
     label: Label<'_>,
     umask: Slot,
-    kept: usize,
-) {
+    (kept, start): (usize, Start),
+) -> usize {
     let fragment = |p: &mut Program, wanted: Step| {
         for (_, program) in sandbox.credentials.programs().filter(|(step, _)| *step == wanted) {
             p.append(program);
@@ -193,7 +205,7 @@ fn restrict(
     fragment(p, Step::Capabilities);
 
     p.at(Step::ParentDeath, "");
-    if sandbox.lifetime == Lifetime::Detached {
+    if sandbox.lifetime == Lifetime::Detached && start != Start::AtGate {
         p.prctl(libc::PR_SET_PDEATHSIG, [0; 4]);
     } else {
         parent_death(p);
@@ -209,7 +221,7 @@ fn restrict(
         p.append(landlock.program());
     }
 
-    let control = descriptors(p, payload, kept as i32);
+    let (control, gate) = descriptors(p, payload, kept as i32, start);
 
     p.at(Step::WorkingDirectory, payload.directory.to_string_lossy());
     let how = OpenHow {
@@ -229,6 +241,20 @@ fn restrict(
         p.write_all(control, b"v");
         p.read_exact(control, go);
     }
+
+    if start != Start::AtOnce {
+        p.at(Step::Pause, "");
+        let word = p.room(1);
+        p.write_all(control, b"p");
+        p.read_exact(control, word);
+        if let Some(gate) = gate {
+            // The host program has written down where we are: from now on its end is not ours.
+            p.prctl(libc::PR_SET_PDEATHSIG, [0; 4]);
+            p.close(control);
+            p.read_exact(gate, word);
+        }
+    }
+    let started = p.len();
 
     p.at(Step::Signals, "");
     let mut table = |strings: &[CString]| -> Place {
@@ -255,30 +281,32 @@ fn restrict(
         );
         p.fail(libc::ENOENT);
     }
+    started
 }
 
 pub(crate) fn parent_death(p: &mut Program) {
     p.prctl(libc::PR_SET_PDEATHSIG, [libc::SIGKILL as u64, 0, 0, 0]);
 }
 
-/// Closes all that set-up used, and gives the declared descriptors their numbers. The control socket is left, which
-/// the exec closes.
-fn descriptors(p: &mut Program, payload: &Payload, trees: i32) -> Fd {
+/// Closes all that set-up used, and gives the declared descriptors their numbers. The control socket is left, and the
+/// gate where there is one; the exec closes them.
+fn descriptors(p: &mut Program, payload: &Payload, kept: i32, start: Start) -> (Fd, Option<Fd>) {
     p.at(Step::Descriptors, "");
-    if payload.descriptors.is_empty() {
+    if payload.descriptors.is_empty() && start != Start::AtGate {
         p.close_range(FD_CONTROL + 1, -1);
-        return Fd::number(FD_CONTROL);
+        return (Fd::number(FD_CONTROL), None);
     }
     // The targets may be anything above 2, the control socket's number too: everything moves above them first.
-    let first = FD_PASSED + trees;
-    let count = payload.descriptors.len() as i32;
+    let first = FD_PASSED + kept;
+    let gate = first + payload.descriptors.len() as i32;
     let highest = payload.descriptors.iter().copied().max().unwrap_or(0);
-    let above = (first + count).max(highest + 1);
+    let above = (gate + 1).max(highest + 1);
     let control = p.dup_from(Fd::number(FD_CONTROL), above);
-    let copies: Vec<_> = (first..first + count).map(|fd| p.dup_from(Fd::number(fd), above)).collect();
+    let gate_copy = (start == Start::AtGate).then(|| p.dup_from(Fd::number(gate), above));
+    let copies: Vec<_> = (first..gate).map(|fd| p.dup_from(Fd::number(fd), above)).collect();
     p.close_range(3, above - 1);
     for (copy, &target) in copies.into_iter().zip(&payload.descriptors) {
         p.dup3(copy, target, false);
     }
-    control.into()
+    (control.into(), gate_copy.map(Fd::from))
 }

@@ -18,7 +18,7 @@ use crate::enter::{Entry, Target, Way};
 use crate::error::{Error, Result};
 use crate::guard::{guarded, of_cgroup};
 use crate::launch::launch;
-use crate::order::{Payload, Site, stage_program};
+use crate::order::{Payload, Site, Start, stage_program};
 use crate::prepare::Prepared;
 use crate::prologue::Prologue;
 use crate::sandbox::{Lifetime, Sandbox};
@@ -69,6 +69,7 @@ pub struct Plan {
 pub(crate) struct Handling {
     /// The living sandbox to enter, if it is not to be a new one.
     pub(crate) target: Option<Target>,
+    pub(crate) start: Start,
     pub(crate) stdio: [Stdio; 3],
     pub(crate) descriptors: Vec<Arc<OwnedFd>>,
     pub(crate) timeout: Option<Duration>,
@@ -88,22 +89,23 @@ pub(crate) struct Supervision {
 
 impl Plan {
     pub(crate) fn new(sandbox: &Sandbox, payload: &Payload, handling: Handling) -> Self {
-        let Handling { target, stdio, descriptors, timeout, output_limit } = handling;
+        let Handling { target, start, stdio, descriptors, timeout, output_limit } = handling;
         let prepared = &sandbox.prepared;
         let site = if target.is_some() { Site::Living } else { Site::New };
-        let stage = stage_program(prepared, payload, site);
+        let stage = stage_program(prepared, payload, site, start);
         let new = |condition: bool| condition && site == Site::New;
         let namespaces = if new(true) { prepared.early() } else { Namespaces::EMPTY };
         let (kept, capabilities) = match site {
             Site::New => (prepared.view.trees.len(), prepared.setup_capabilities),
             Site::Living => (1, capabilities_to_enter(prepared)),
         };
+        let gates = usize::from(start == Start::AtGate);
         Self {
             clone_flags: namespaces.bits(),
             namespaces,
             joins: if new(true) { prepared.joins.clone() } else { Vec::new() },
             cgroup: prepared.cgroup.clone().filter(|_| new(true)),
-            prologue: Prologue::new(kept + descriptors.len(), capabilities.bits()),
+            prologue: Prologue::new(kept + descriptors.len() + gates, capabilities.bits()),
             sources: if new(true) { prepared.view.sources.clone() } else { Program::new() },
             source_slots: if new(true) { prepared.view.trees.clone() } else { Vec::new() },
             maps: prepared.maps.clone().filter(|_| new(true)),
