@@ -18,6 +18,7 @@ use crate::enforced::{Enforced, Verifier};
 use crate::enter::{Origin, Target};
 use crate::error::{Error, ErrorKind, Result};
 use crate::launch::Started;
+use crate::network::Connection;
 use crate::newborn::process_of;
 use crate::output::collect;
 use crate::plan::Supervision;
@@ -61,6 +62,8 @@ pub struct Child {
 pub(crate) struct Live {
     pub(crate) pidfd: Arc<OwnedFd>,
     pub(crate) cgroup: Option<OwnedCgroup>,
+    #[cfg_attr(not(feature = "net"), expect(dead_code, reason = "there is none"))]
+    pub(crate) network: Option<Connection>,
     /// Waits for it, if it entered a living sandbox; else that is for its child to do.
     pub(crate) collector: Option<Arc<Collector>>,
     /// What was read back, and how to read it again.
@@ -200,6 +203,13 @@ impl Child {
             Error::new(ErrorKind::Supervise, Step::Supervise, format!("the payload can't be read: {why}"))
         })?;
         Ok(self.live().verifier.later(&process, self.cgroup()))
+    }
+
+    /// Its place on a bridge, if [`Network::bridge`](crate::Network::bridge) gave it one: addresses, published ports.
+    /// Behind the feature `net`.
+    #[cfg(feature = "net")]
+    pub fn port(&self) -> Option<&palisade_net::Port> {
+        self.live().network.as_ref().and_then(Connection::port)
     }
 
     /// Sends a signal to the payload. A payload that is pid 1 of its namespace gets only signals that it has a handler

@@ -83,7 +83,7 @@ fn post(parent: &Cgroup, group: &Cgroup, bench: &mut Bench) -> Result<()> {
 }
 
 /// Starts a process that is no child of ours and does `duty`, and waits until it is at its post.
-fn start(passed: &[OwnedFd], bench: &mut Bench, duty: impl FnOnce(&mut Program)) -> Result<()> {
+pub(crate) fn start(passed: &[OwnedFd], bench: &mut Bench, duty: impl FnOnce(&mut Program)) -> Result<()> {
     let mut p = Program::new();
     p.at(Step::ParentDeath, "guard");
     p.close_on_exec_from(3);

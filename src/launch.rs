@@ -21,6 +21,7 @@ use crate::enter::{Target, Way, follow};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guard;
 use crate::namespaces::joined;
+use crate::network::Connection;
 use crate::newborn::{Newborn, Watch, control_sockets, read_outcome};
 use crate::plan::Plan;
 use crate::reaper;
@@ -116,6 +117,7 @@ pub(crate) struct Standing {
     image: OwnedFd,
     name: [u8; 15],
     pub(crate) cgroup: Option<OwnedCgroup>,
+    network: Option<Connection>,
     streams: [Option<OwnedFd>; 3],
     /// Waits for it, if it entered a living sandbox.
     collector: Option<Arc<Collector>>,
@@ -176,29 +178,29 @@ fn perform(plan: Plan, way: Option<&Way>, bench: &mut Bench, watch: &Arc<Watch>)
         collector = Some(Arc::clone(&watched.collector));
         bench.watched = Some(watched);
     }
+    // A stage that failed or ended meanwhile says why in its image, which is the better answer. It may be on its way out
+    // still.
+    let or_its_end = |child: &Newborn, error: Error| {
+        let ended = child.pidfd.as_ref().is_some_and(ends_soon);
+        let end = if ended { conclude(&plan, &image, &name, child, None).err() } else { None };
+        end.unwrap_or(error)
+    };
     if let Some(maps) = &plan.maps {
-        if let Err(error) = child.give_maps(maps) {
-            // A stage that failed or ended meanwhile says why in its image, which is the better answer. It may be on its
-            // way out still.
-            let ended = child.pidfd.as_ref().is_some_and(ends_soon);
-            return Err(if ended {
-                conclude(&plan, &image, &name, &child, None).err().unwrap_or(error)
-            } else {
-                error
-            });
-        }
+        child.give_maps(maps).map_err(|error| or_its_end(&child, error))?;
     }
     if plan.guard {
         child.pidfd.as_ref().map_or(Ok(()), |pidfd| guard::watch_over(pidfd.as_fd(), bench))?;
     }
-    if plan.maps.is_some() || plan.guard || plan.target.is_some() {
+    let network = plan.wiring.as_ref().map(|wiring| wiring.connect(&child, bench)).transpose()?;
+    if plan.waits() {
         go(&control, Step::IdMaps)?;
     }
     let streams = [stdin.parent, stdout.parent, stderr.parent];
     let own = bench.own_namespaces.get_or_init(OwnNamespaces::read);
     let group = cgroup.as_deref().or(way.and_then(|way| way.cgroup.as_ref()));
-    let verifier = verify(&plan, &child, &control, group, own)?;
-    Ok(Standing { child, control, image, name, cgroup, streams, collector, verifier, plan })
+    let verifier =
+        verify(&plan, &child, &control, group, own).map_err(|error| or_its_end(&child, error))?;
+    Ok(Standing { child, control, image, name, cgroup, network, streams, collector, verifier, plan })
 }
 
 /// Reads back what became of the restrictions, while the stage waits for that.
@@ -260,7 +262,8 @@ impl Standing {
 
     /// `waits`: who waits for the child, if that is not the calling thread.
     fn executed(self, waits: Option<&Collector>) -> Result<Started> {
-        let Self { child, control, image, name, cgroup, streams, collector, mut verifier, plan } = self;
+        let Self { child, control, image, name, cgroup, network, streams, collector, mut verifier, plan } =
+            self;
         // The socket closes when the payload is executed, or when the child ends.
         while said_a_word(&control)
             .map_err(|error| Error::call(Step::Stage, "read from the stage", &error))?
@@ -270,7 +273,7 @@ impl Standing {
             child.process().map_or(Ok(()), |process| verifier.after_exec(process))?;
         }
         let (pid, pidfd) = child.take().ok_or_else(timed_out)?;
-        let live = Some(Live { pidfd: Arc::new(pidfd), cgroup, collector, verifier });
+        let live = Some(Live { pidfd: Arc::new(pidfd), cgroup, network, collector, verifier });
         Ok(Started { pid, live, streams })
     }
 }

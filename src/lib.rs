@@ -15,6 +15,8 @@ pub mod k8s;
 mod launch;
 mod lock;
 mod namespaces;
+#[cfg_attr(not(feature = "net"), path = "network_off.rs")]
+mod network;
 mod newborn;
 mod order;
 mod output;
@@ -38,6 +40,8 @@ pub use command::Command;
 pub use enforced::{Enforced, Moment, Restriction, State, Subject};
 pub use error::{Error, ErrorKind, Result};
 pub use namespaces::Ipc;
+#[cfg(feature = "net")]
+pub use network::Network;
 pub use order::Session;
 pub use palisade_cgroup as cgroup;
 pub use palisade_creds as creds;

@@ -120,7 +120,7 @@ fn build<'a>(p: &mut Program, sandbox: &'a Prepared) -> Label<'a> {
     let during = sandbox.setup_capabilities.bits();
     p.capset(during, during, 0);
 
-    if sandbox.maps.is_some() || sandbox.guard {
+    if sandbox.waits() {
         p.at(Step::IdMaps, "wait for the parent");
         let go = p.room(1);
         p.read_exact(Fd::number(FD_CONTROL), go);

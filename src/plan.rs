@@ -18,6 +18,7 @@ use crate::enter::{Entry, Target, Way};
 use crate::error::{Error, Result};
 use crate::guard::{guarded, of_cgroup};
 use crate::launch::launch;
+use crate::network::Wiring;
 use crate::order::{Payload, Site, Start, stage_program};
 use crate::prepare::Prepared;
 use crate::prologue::Prologue;
@@ -46,6 +47,7 @@ pub struct Plan {
     pub(crate) maps: Option<PreparedMaps>,
     /// A guard must stand before the payload begins.
     pub(crate) guard: bool,
+    pub(crate) wiring: Option<Wiring>,
     pub(crate) stage: Program,
     /// Inputs of the stage's program: its name.
     stage_name: [Slot; 2],
@@ -110,6 +112,7 @@ impl Plan {
             source_slots: if new(true) { prepared.view.trees.clone() } else { Vec::new() },
             maps: prepared.maps.clone().filter(|_| new(true)),
             guard: new(prepared.guard),
+            wiring: prepared.wiring.clone().filter(|_| new(true)),
             stage: stage.program,
             stage_name: stage.name,
             target,
@@ -192,6 +195,11 @@ impl Plan {
     pub fn child_calls(&self) -> usize {
         // Beside the two programs: the stage's own two, the size and the mapping of its image.
         self.prologue.program.call_count() + 2 + self.stage.call_count()
+    }
+
+    /// Whether the stage waits for a byte: until the host program has done its part.
+    pub(crate) fn waits(&self) -> bool {
+        self.maps.is_some() || self.guard || self.wiring.is_some() || self.target.is_some()
     }
 
     pub(crate) fn descriptors(&self) -> impl Iterator<Item = &OwnedFd> {
@@ -291,11 +299,17 @@ impl fmt::Display for Plan {
             writeln!(f, "== host program: guard")?;
             writeln!(f, "    a process that kills the payload when the host program has ended")?;
         }
+        if let Some(wiring) = &self.wiring {
+            writeln!(f, "== host program: network")?;
+            for line in wiring.to_string().lines() {
+                writeln!(f, "    {line}")?;
+            }
+        }
         if self.target.is_some() {
             writeln!(f, "== host program: the process inside")?;
             writeln!(f, "    wait for the child's end, pidfd_open of its sibling")?;
         }
-        if self.maps.is_some() || self.guard || self.target.is_some() {
+        if self.waits() {
             writeln!(f, "    send the stage its go")?;
         }
         writeln!(f, "== child, in memory of its own: the stage")?;

@@ -20,6 +20,7 @@ use crate::environment;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lock::Lock;
 use crate::namespaces::{Ipc, can_be_joined};
+use crate::network::{Network, Wiring};
 use crate::rlimit::Resource;
 use crate::sandbox::{Calls, Lifetime, Spec, View};
 use crate::view::{self, Split};
@@ -38,7 +39,10 @@ pub(crate) struct Prepared {
     /// Owns the descriptors that the programs above know by number.
     _root: Option<PreparedRoot>,
     pub(crate) hostname: Option<Program>,
+    /// Brings the loopback up.
     pub(crate) network: Option<Program>,
+    /// What the host program does for it.
+    pub(crate) wiring: Option<Wiring>,
     pub(crate) identity: Identity,
     pub(crate) maps: Option<PreparedMaps>,
     pub(crate) credentials: PreparedIdentity,
@@ -64,6 +68,13 @@ pub(crate) struct Prepared {
     pub(crate) placed: enforced::View,
     /// Restrictions are read back.
     pub(crate) verify: bool,
+}
+
+impl Prepared {
+    /// Whether the child waits until its parent has done its part: maps, a guard, a network.
+    pub(crate) fn waits(&self) -> bool {
+        self.maps.is_some() || self.guard || self.wiring.is_some()
+    }
 }
 
 /// Who the payload is.
@@ -122,6 +133,8 @@ impl Prepared {
         check_namespaces(&spec, &caller, &mut conflicts);
         check_limits(&spec, &caller, &mut conflicts);
         environment::check(&spec, &mut conflicts);
+        let network = spec.network.iter().flat_map(|network| network.conflicts(&spec));
+        network.for_each(|wrong| conflicts.add(wrong));
         let filter = compile(&spec, &mut conflicts);
         confine::check(&spec, caller.privileged, &mut conflicts);
         let [private_proc, entering_proc] = confine::private_proc(&spec, &mut conflicts);
@@ -151,7 +164,8 @@ impl Prepared {
         if let Some(root) = &root {
             setup = setup | CapabilitySet::from_bits(root.capabilities_needed());
         }
-        if new(Namespace::Net) {
+        let loopback = spec.network.as_ref().map_or_else(|| new(Namespace::Net), Network::has_loopback);
+        if loopback {
             setup = setup.with(Capability::NetAdmin);
         }
         if new(Namespace::Time) {
@@ -186,7 +200,8 @@ impl Prepared {
             verify: spec.verify,
             _root: root,
             hostname: new(Namespace::Uts).then(|| hostname.program()),
-            network: new(Namespace::Net).then(loopback_up),
+            network: loopback.then(loopback_up),
+            wiring: spec.network.as_ref().map(Network::wiring).transpose()?.flatten(),
             identity,
             maps,
             credentials,

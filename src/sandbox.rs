@@ -18,6 +18,7 @@ use crate::command::Command;
 use crate::enter::{Origin, Target};
 use crate::error::Result;
 use crate::namespaces::Ipc;
+use crate::network::Network;
 use crate::prepare::Prepared;
 use crate::rlimit::Resource;
 
@@ -128,6 +129,8 @@ pub(crate) struct Spec {
     pub(crate) ipc: Ipc,
     pub(crate) root: View,
     pub(crate) mounts: Vec<Mount>,
+    /// `None`: a loopback in a new network namespace, the host's network otherwise.
+    pub(crate) network: Option<Network>,
     /// Further devices of the host, in every `/dev`.
     pub(crate) devices: Vec<PathBuf>,
     /// In place of what the root brings.
@@ -177,6 +180,7 @@ impl Default for SandboxBuilder {
             ipc: Ipc::Private,
             root: View::Host(HostView::new()),
             mounts: Vec::new(),
+            network: None,
             devices: Vec::new(),
             masks: None,
             hidden: Vec::new(),
@@ -312,6 +316,18 @@ impl SandboxBuilder {
     /// Shares a namespace with the host program: `share(Namespace::Net)` gives the payload the host's network.
     pub fn share(mut self, kind: Namespace) -> Self {
         self.spec.namespaces = self.spec.namespaces.without(kind);
+        self
+    }
+
+    /// The network: none, a loopback, the host's, another sandbox's, a place on a bridge, a user-mode one. Behind the
+    /// feature `net`.
+    #[cfg(feature = "net")]
+    pub fn network(mut self, network: Network) -> Self {
+        let namespaces = self.spec.namespaces.without(Namespace::Net);
+        self.spec.namespaces = if network.is_new() { namespaces.with(Namespace::Net) } else { namespaces };
+        self.spec.joins.retain(|known| known.kind() != Namespace::Net);
+        self.spec.joins.extend(network.joined().cloned());
+        self.spec.network = Some(network);
         self
     }
 

@@ -21,6 +21,9 @@ use crate::sys::{BlockSignals, ChildStack, run_here};
 #[derive(Debug)]
 pub(crate) struct Bench {
     pub(crate) stack: ChildStack,
+    /// A panic left the thread in namespaces that may not be its own: it makes no more children. It stays, since with it
+    /// end those that it has.
+    pub(crate) astray: bool,
     /// Read at first use.
     pub(crate) own_namespaces: OnceCell<OwnNamespaces>,
     /// What a thread that stands apart has cloned, to be waited for.
@@ -68,6 +71,7 @@ pub(crate) fn start<T: Send + 'static>(
     let (answer, result) = channel();
     let mut job: Job = Box::new(move |bench| {
         let done = catch_unwind(AssertUnwindSafe(|| job(bench)));
+        bench.astray = done.is_err();
         // Where the receiver has given up, the value is dropped, and a dropped child is killed. After a panic (its
         // message was printed) nothing is sent, and the receiver sees a closed channel.
         Box::new(move || drop(done.map(|done| answer.send(done))))
@@ -158,17 +162,17 @@ fn start_spawner(first: Job, which: Thread) -> io::Result<()> {
     let stack = ChildStack::new()?;
     let (sender, jobs) = channel::<Job>();
     spawn_quietly("palisade-spawn", move || {
-        let mut bench = Bench { stack, own_namespaces: OnceCell::new(), watched: None };
+        let mut bench = Bench { stack, astray: false, own_namespaces: OnceCell::new(), watched: None };
         let mut job = first;
         loop {
             let deliver = job(&mut bench);
             if which == Thread::Apart {
                 deliver();
                 collect(bench.watched.take().as_ref());
-                lock().idle(which).push(sender.clone());
+                offer(&bench, which, &sender);
             } else {
                 // Idle before the result is out, so that a caller's next spawn finds this thread.
-                lock().idle(which).push(sender.clone());
+                offer(&bench, which, &sender);
                 deliver();
             }
             match jobs.recv() {
@@ -177,6 +181,13 @@ fn start_spawner(first: Job, which: Thread) -> io::Result<()> {
             }
         }
     })
+}
+
+/// Puts an idle thread where it is found.
+fn offer(bench: &Bench, which: Thread, sender: &Sender<Job>) {
+    if !bench.astray {
+        lock().idle(which).push(sender.clone());
+    }
 }
 
 /// A thread on which no handler of the host program ever runs: it inherits a mask of all signals.

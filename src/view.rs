@@ -8,6 +8,7 @@ use palisade_ns::Namespace;
 use palisade_sys::{FD_PASSED, Program, Slot, Step};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::network::{Etc, Network};
 use crate::newborn::user_namespace;
 use crate::prepare::Identity;
 use crate::sandbox::{Calls, Spec, View};
@@ -53,6 +54,7 @@ pub(crate) fn prepare(
 /// The root to prepare: the view of the host knows the payload's user and name, and has a resolver where it has the
 /// host's network.
 fn view(spec: &Spec, mounts: Vec<Mount>, identity: &Identity) -> Option<Root> {
+    let etc = || spec.network.as_ref().map(|network| network.etc(&spec.hostname.to_string_lossy()));
     let root = match &spec.root {
         View::Shared => return None,
         View::Own(root) => root.clone(),
@@ -61,13 +63,23 @@ fn view(spec: &Spec, mounts: Vec<Mount>, identity: &Identity) -> Option<Root> {
             if let Some(name) = spec.hostname.to_str() {
                 view = view.host_name(name);
             }
-            if !spec.namespaces.contains(Namespace::Net) {
+            let hosts = spec
+                .network
+                .as_ref()
+                .map_or_else(|| !spec.namespaces.contains(Namespace::Net), Network::is_the_hosts);
+            if hosts {
                 view = view.resolv_conf();
             }
-            view.into()
+            etc().into_iter().fold(view, |view, etc| etc.into_view(view)).into()
         }
     };
-    let mut root = mounts.into_iter().fold(root, Root::mount).change_dev(|dev| {
+    // In a root of one's own they cover the files that stand there.
+    let names = match &spec.root {
+        View::Own(_) => etc(),
+        View::Host(_) | View::Shared => None,
+    };
+    let mounts = mounts.into_iter().chain(names.into_iter().flat_map(Etc::mounts));
+    let mut root = mounts.fold(root, Root::mount).change_dev(|dev| {
         let dev = spec.ipc.dress(dev);
         spec.devices.iter().fold(dev, Dev::device)
     });

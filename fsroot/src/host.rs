@@ -5,6 +5,7 @@ use std::fs;
 use std::io::Read as _;
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::dev::Dev;
 use crate::error::{Error, ErrorKind, Result};
@@ -24,10 +25,19 @@ pub struct HostView {
     home: PathBuf,
     shell: PathBuf,
     host_name: String,
-    resolv_conf: bool,
+    hosts: Option<Arc<[u8]>>,
+    resolv_conf: Resolver,
     proc: Option<Proc>,
     dev: Dev,
     tmp: Tmpfs,
+}
+
+/// What `/etc/resolv.conf` is.
+#[derive(Clone, Debug)]
+enum Resolver {
+    None,
+    Host,
+    Own(Arc<[u8]>),
 }
 
 impl Default for HostView {
@@ -39,7 +49,8 @@ impl Default for HostView {
             home: "/tmp".into(),
             shell: "/bin/sh".into(),
             host_name: "sandbox".into(),
-            resolv_conf: false,
+            hosts: None,
+            resolv_conf: Resolver::None,
             proc: Some(Proc::new("/proc")),
             dev: Dev::new("/dev"),
             tmp: Tmpfs::new("/tmp"),
@@ -84,7 +95,19 @@ impl HostView {
 
     /// The host's `/etc/resolv.conf` too: for views with a network.
     pub fn resolv_conf(mut self) -> Self {
-        self.resolv_conf = true;
+        self.resolv_conf = Resolver::Host;
+        self
+    }
+
+    /// This `/etc/resolv.conf`, whatever the host's says.
+    pub fn resolver(mut self, contents: impl AsRef<[u8]>) -> Self {
+        self.resolv_conf = Resolver::Own(contents.as_ref().into());
+        self
+    }
+
+    /// This `/etc/hosts`, in place of the one with just the loopback addresses.
+    pub fn hosts(mut self, contents: impl AsRef<[u8]>) -> Self {
+        self.hosts = Some(contents.as_ref().into());
         self
     }
 
@@ -155,9 +178,11 @@ impl HostView {
             parts.extend(same_as_host(Path::new("/etc").join(name)));
         }
         parts.extend(self.account().map(Mount::from));
-        if self.resolv_conf {
+        match &self.resolv_conf {
+            Resolver::None => {}
             // Mostly a link to a file that a daemon replaces: what it says now is what counts.
-            parts.extend(copy_of(Path::new("/etc/resolv.conf")));
+            Resolver::Host => parts.extend(copy_of(Path::new("/etc/resolv.conf"))),
+            Resolver::Own(contents) => parts.push(File::new("/etc/resolv.conf", contents).into()),
         }
         parts.push(self.dev.clone().into());
         parts.push(self.tmp.clone().into());
@@ -190,7 +215,8 @@ impl HostView {
         if *gid != 65534 {
             group.push_str("nogroup:x:65534:\n");
         }
-        let hosts = format!("127.0.0.1 localhost {host_name}\n::1 localhost ip6-localhost {host_name}\n");
+        let loopback = format!("127.0.0.1 localhost {host_name}\n::1 localhost ip6-localhost {host_name}\n");
+        let hosts = self.hosts.as_deref().unwrap_or(loopback.as_bytes());
         let nsswitch = "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nnetworks: files\n\
                         protocols: files\nservices: files\n";
         [

@@ -233,7 +233,8 @@ impl Verifier {
             Want::Descriptors(wanted) => descriptors(read.process, wanted),
             Want::Session(session) => {
                 let status = read.status()?;
-                let pid = Some(&read.process.pid());
+                let pid = read.process.pid();
+                let pid = Some(&pid);
                 let (same, what) = match session {
                     Session::New => (status.ns_sid.first() == pid, &status.ns_sid),
                     Session::NewGroup => (status.ns_pgid.first() == pid, &status.ns_pgid),

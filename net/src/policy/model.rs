@@ -263,6 +263,20 @@ impl PolicyRule {
     }
 }
 
+impl From<IpPrefix> for PolicyRule {
+    /// Everything to or from a block.
+    fn from(block: IpPrefix) -> Self {
+        Self::everything().peer(Peer::Block(IpBlock { block, except: Vec::new() }))
+    }
+}
+
+impl From<(IpPrefix, PortSelector)> for PolicyRule {
+    /// These ports, to or from a block.
+    fn from((block, port): (IpPrefix, PortSelector)) -> Self {
+        Self::from(block).port(port)
+    }
+}
+
 /// Which way a connection goes, seen from the pod that a policy selects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Direction {

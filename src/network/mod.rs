@@ -1,0 +1,274 @@
+//! The network of a sandbox.
+
+mod names;
+mod user_mode;
+mod wiring;
+
+use std::fmt;
+use std::net::IpAddr;
+
+use palisade_net::nft::Protocol;
+use palisade_net::policy::PolicyRule;
+use palisade_net::{Bridge, IfName, PortSpec};
+use palisade_ns::{AnyNs, Namespace, Ns, kind};
+
+use crate::sandbox::{Lifetime, Spec, View};
+
+pub(crate) use names::Etc;
+pub(crate) use wiring::{Connection, Wiring};
+
+/// What a payload sees of networks: [`SandboxBuilder::network`](crate::SandboxBuilder::network). Behind the feature `net`.
+///
+/// ```no_run
+/// use palisade::net::nft::Protocol;
+/// use palisade::net::policy::PortSelector;
+/// use palisade::net::{Bridge, BridgeSpec, IfName, IpPrefix, Netns};
+/// use palisade::{Network, Sandbox};
+///
+/// let spec = BridgeSpec::new(IfName::new("br0")?).network("10.5.0.0/24".parse()?);
+/// let bridge = Bridge::create(Netns::current()?, &spec)?;
+/// let database: IpPrefix = "10.6.0.7/32".parse()?;
+/// let network = Network::bridge(&bridge)
+///     .publish(Protocol::TCP, 8080, 80)
+///     .allow_egress((database, PortSelector::tcp(5432)))
+///     .add_host("db", [10, 6, 0, 7]);
+/// let child = Sandbox::builder().network(network).build()?.command("/usr/bin/server").spawn()?;
+/// println!("{:?}", child.port().map(palisade::net::Port::addresses));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// Setters that a mode has no use for are conflicts that [`build`](crate::SandboxBuilder::build) reports.
+#[derive(Clone, Debug)]
+pub struct Network {
+    mode: Mode,
+    addresses: Vec<IpAddr>,
+    interface: Option<IfName>,
+    publish: Vec<(Protocol, u16, u16)>,
+    /// `None` allows everything.
+    egress: Option<Vec<PolicyRule>>,
+    hosts: Vec<(IpAddr, String)>,
+    nameservers: Vec<IpAddr>,
+}
+
+#[derive(Clone, Debug)]
+enum Mode {
+    None,
+    Loopback,
+    Host,
+    Join(AnyNs),
+    Bridge(Bridge),
+    User,
+}
+
+impl Network {
+    fn new(mode: Mode) -> Self {
+        Self {
+            mode,
+            addresses: Vec::new(),
+            interface: None,
+            publish: Vec::new(),
+            egress: None,
+            hosts: Vec::new(),
+            nameservers: Vec::new(),
+        }
+    }
+
+    /// A namespace of its own with nothing in it but a loopback that is down: no socket reaches another.
+    pub fn none() -> Self {
+        Self::new(Mode::None)
+    }
+
+    /// A namespace of its own with a loopback: programs inside reach each other. The default.
+    pub fn loopback() -> Self {
+        Self::new(Mode::Loopback)
+    }
+
+    /// The host program's own network, as [`share`](crate::SandboxBuilder::share)`(Namespace::Net)` has it, with the
+    /// host's `/etc/resolv.conf`. The payload reaches all that listens on the host's loopback, abstract Unix sockets
+    /// included, which file permissions do not guard (CVE-2020-15257).
+    pub fn host() -> Self {
+        Self::new(Mode::Host)
+    }
+
+    /// The namespace behind a handle, say another sandbox's (`Ns::<kind::Net>::of_pidfd(child.pidfd())?`): what Docker
+    /// calls `container:NAME`. The same as [`SandboxBuilder::join`](crate::SandboxBuilder::join), whose page says what it
+    /// takes.
+    pub fn join(namespace: impl Into<Ns<kind::Net>>) -> Self {
+        Self::new(Mode::Join(namespace.into().into()))
+    }
+
+    /// A place on a bridge: an address of each of its networks, a default route, published ports. Everything that guards
+    /// the payload and the others stands before its link comes up. It leaves the bridge when the
+    /// [`Child`](crate::Child) is dropped, or the host program ends.
+    ///
+    /// Inside, programs may listen on every port and send pings without capabilities, as in Docker's containers.
+    ///
+    /// Needs `CAP_SYS_ADMIN` and `CAP_NET_ADMIN` in the host program's user namespace.
+    pub fn bridge(bridge: &Bridge) -> Self {
+        Self::new(Mode::Bridge(bridge.clone()))
+    }
+
+    /// A way out for host programs without privileges: connections leave as the host program's own, made by `slirp4netns`,
+    /// which must be installed, on behalf of a tap device in the sandbox. The host's loopback is out of reach. Names are
+    /// resolved by the host's resolver unless [`nameserver`](Self::nameserver) gives another.
+    ///
+    /// Needs `/dev/net/tun` to be open to the host program's user.
+    #[doc(alias = "slirp4netns")]
+    pub fn user_mode() -> Self {
+        Self::new(Mode::User)
+    }
+
+    /// With [`bridge`](Self::bridge): this address, instead of the next free one of its network.
+    pub fn address(mut self, addr: impl Into<IpAddr>) -> Self {
+        self.addresses.push(addr.into());
+        self
+    }
+
+    /// With [`bridge`](Self::bridge): the name of the interface inside; `eth0` unless given.
+    pub fn interface(mut self, name: IfName) -> Self {
+        self.interface = Some(name);
+        self
+    }
+
+    /// With [`bridge`](Self::bridge): leads connections to the port `outside` of any address of the namespace that
+    /// carries the bridge, 127.0.0.0/8 and ::1 excepted, to the port `inside` of the sandbox. TCP or UDP.
+    pub fn publish(mut self, protocol: Protocol, outside: u16, inside: u16) -> Self {
+        self.publish.push((protocol, outside, inside));
+        self
+    }
+
+    /// With [`bridge`](Self::bridge) and [`user_mode`](Self::user_mode): allows connections to leave that this rule
+    /// allows, and denies all that no rule does, of both IP families and every protocol. A prefix, or a prefix and ports,
+    /// is a rule: `("10.0.0.0/8".parse::<IpPrefix>()?, PortSelector::tcp(443))`. Peers of a rule that are not address
+    /// blocks mean pods, of which there are none here. Replies pass in any case, and so does the loopback.
+    ///
+    /// The rules stand in the sandbox's own namespace before its link comes up, out of reach of a payload without
+    /// capabilities; one that is given `CAP_NET_ADMIN` or `CAP_NET_RAW` could go around them, which is a conflict.
+    pub fn allow_egress(mut self, rule: impl Into<PolicyRule>) -> Self {
+        self.egress.get_or_insert_default().push(rule.into());
+        self
+    }
+
+    /// With [`bridge`](Self::bridge) and [`user_mode`](Self::user_mode): no connection leaves but what
+    /// [`allow_egress`](Self::allow_egress) allows; without that, none. Connections to published ports are answered.
+    pub fn deny_egress(mut self) -> Self {
+        self.egress.get_or_insert_default();
+        self
+    }
+
+    #[doc(alias = "hosts")]
+    /// A line of `/etc/hosts`, after those of the loopback. In a root of one's own the file must exist, and is covered.
+    pub fn add_host(mut self, name: impl Into<String>, addr: impl Into<IpAddr>) -> Self {
+        self.hosts.push((addr.into(), name.into()));
+        self
+    }
+
+    /// A name server in `/etc/resolv.conf`; the C library asks the first three. In a root of one's own the file must
+    /// exist, and is covered.
+    pub fn nameserver(mut self, addr: impl Into<IpAddr>) -> Self {
+        self.nameservers.push(addr.into());
+        self
+    }
+}
+
+impl fmt::Display for Network {
+    /// The mode's name, as Docker spells it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.mode {
+            Mode::None => f.write_str("none"),
+            Mode::Loopback => f.write_str("loopback"),
+            Mode::Host => f.write_str("host"),
+            Mode::Join(namespace) => write!(f, "join {namespace}"),
+            Mode::Bridge(_) => f.write_str("bridge"),
+            Mode::User => f.write_str("user-mode"),
+        }
+    }
+}
+
+impl Network {
+    /// Whether it takes a network namespace of its own.
+    pub(crate) fn is_new(&self) -> bool {
+        !matches!(self.mode, Mode::Host | Mode::Join(_))
+    }
+
+    /// The namespace of somebody else that is joined.
+    pub(crate) fn joined(&self) -> Option<&AnyNs> {
+        match &self.mode {
+            Mode::Join(namespace) => Some(namespace),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn is_the_hosts(&self) -> bool {
+        matches!(self.mode, Mode::Host)
+    }
+
+    pub(crate) fn has_loopback(&self) -> bool {
+        matches!(self.mode, Mode::Loopback | Mode::Bridge(_) | Mode::User)
+    }
+
+    /// What is wrong with it, or between it and the rest of the specification.
+    pub(crate) fn conflicts(&self, spec: &Spec) -> Vec<String> {
+        let mut out = Vec::new();
+        let mut add = |wrong: String| out.push(format!("network: {self}: {wrong}"));
+        if self.is_new() != spec.namespaces.contains(Namespace::Net) {
+            add(if self.is_new() {
+                "it takes a network namespace of its own, which namespaces() or share() took away later"
+                    .into()
+            } else {
+                "namespaces() asked later for a new network namespace, where no other can be entered".into()
+            });
+        }
+        let bridged = matches!(self.mode, Mode::Bridge(_));
+        let outward = bridged || matches!(self.mode, Mode::User);
+        let set = [
+            ("address", !self.addresses.is_empty(), bridged),
+            ("interface", self.interface.is_some(), bridged),
+            ("publish", !self.publish.is_empty(), bridged),
+            ("allow_egress", self.egress.is_some(), outward),
+        ];
+        for (name, _, _) in set.into_iter().filter(|(_, given, fits)| *given && !fits) {
+            add(format!("{name} has no meaning with this mode"));
+        }
+        if bridged && spec.lifetime == Lifetime::Detached {
+            add("a bridge's rules end with the host program, which a detached payload outlives".into());
+        }
+        if matches!(self.mode, Mode::User) && spec.lifetime == Lifetime::Detached {
+            add("its helper ends with the host program, which a detached payload outlives".into());
+        }
+        if matches!(self.mode, Mode::User) && !spec.namespaces.contains(Namespace::User) {
+            add("its helper works in the payload's user namespace, and there is none".into());
+        }
+        let around = [palisade_creds::Capability::NetAdmin, palisade_creds::Capability::NetRaw];
+        if self.egress.is_some() && around.into_iter().any(|c| spec.capabilities.contains(c)) {
+            add("a payload with CAP_NET_ADMIN or CAP_NET_RAW could go around what allow_egress denies".into());
+        }
+        if self.egress.is_some() && !spec.namespaces.contains(Namespace::User) && spec.privilege_escalation {
+            add("a payload that may gain privileges outside of a user namespace could go around what allow_egress denies".into());
+        }
+        let names = !self.hosts.is_empty() || !self.nameservers.is_empty();
+        if matches!(spec.root, View::Shared) && (names || matches!(self.mode, Mode::User)) {
+            add("names are resolved by files of /etc, and this root is the host program's".into());
+        }
+        names::check(&self.hosts, &self.nameservers, &mut add);
+        out
+    }
+
+    /// Files of `/etc` for name resolution.
+    pub(crate) fn etc(&self, host_name: &str) -> Etc {
+        let defaults = match self.mode {
+            Mode::User => vec![wiring::USER_MODE_RESOLVER],
+            _ => Vec::new(),
+        };
+        let nameservers = if self.nameservers.is_empty() { &defaults } else { &self.nameservers };
+        Etc::new(host_name, &self.hosts, nameservers)
+    }
+
+    fn port_spec(&self) -> PortSpec {
+        let spec = self.interface.iter().cloned().fold(PortSpec::new(), PortSpec::interface);
+        let spec = self.addresses.iter().copied().fold(spec, PortSpec::address);
+        self.publish
+            .iter()
+            .fold(spec, |spec, (protocol, outside, inside)| spec.publish(*protocol, *outside, *inside))
+    }
+}

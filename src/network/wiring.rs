@@ -1,0 +1,172 @@
+//! What the host program does to a child's network before the child goes on, and what stays of it until the end.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+
+use palisade_net::nft::Table;
+use palisade_net::policy::{
+    Cluster, Direction, Group, IpBlock, Options, Peer, Pod, Policy, PolicyRule, Selector,
+};
+use palisade_net::{Bridge, IpPrefix, Netns, Port, PortSpec};
+use palisade_ns::{AnyNs, Namespace};
+use palisade_sys::Step;
+
+use super::user_mode::UserMode;
+use super::{Mode, Network};
+use crate::error::{Error, ErrorKind, Result};
+use crate::newborn::Newborn;
+use crate::spawner::Bench;
+
+/// Where slirp4netns answers for the host's resolver.
+pub(super) const USER_MODE_RESOLVER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 2, 3));
+
+/// A network as a spawn needs it.
+#[derive(Clone, Debug)]
+pub(crate) struct Wiring(Kind);
+
+#[derive(Clone, Debug)]
+enum Kind {
+    Bridge { bridge: Bridge, port: PortSpec, egress: Option<Vec<PolicyRule>> },
+    UserMode { program: UserMode, egress: Option<Vec<PolicyRule>> },
+}
+
+/// What keeps a payload on its network; dropping it takes it off.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    /// The process that made it: a copy in a fork of the host program is nobody's end.
+    maker: u32,
+    link: Option<Link>,
+}
+
+#[derive(Debug)]
+enum Link {
+    Bridge(Port),
+    UserMode { _ends_with: std::os::unix::net::UnixStream },
+}
+
+impl Network {
+    /// What is to be done at each spawn, if anything.
+    pub(crate) fn wiring(&self) -> Result<Option<Wiring>> {
+        let egress = self.egress.clone();
+        let kind = match &self.mode {
+            Mode::None | Mode::Loopback | Mode::Host | Mode::Join(_) => return Ok(None),
+            Mode::Bridge(bridge) => Kind::Bridge { bridge: bridge.clone(), port: self.port_spec(), egress },
+            Mode::User => Kind::UserMode { program: UserMode::find()?, egress },
+        };
+        let wiring = Wiring(kind);
+        // So that what can't be compiled fails here and not at each spawn.
+        wiring.egress_table(&[]).map_err(|error| {
+            let errno = error.errno();
+            Error::from_source(ErrorKind::InvalidSpec, Step::Prepare, error, errno)
+        })?;
+        Ok(Some(wiring))
+    }
+}
+
+impl Wiring {
+    /// Connects a child that waits.
+    pub(crate) fn connect(&self, child: &Newborn, bench: &mut Bench) -> Result<Connection> {
+        let pidfd = child.pidfd.as_ref().ok_or_else(|| Error::invalid("the child is gone"))?;
+        let namespace = AnyNs::of_pidfd(pidfd, Namespace::Net).map_err(|error| {
+            let errno = error.errno();
+            Error::from_source(ErrorKind::Setup, Step::Network, error, errno)
+        })?;
+        let inside = Netns::open(&namespace).map_err(of_net)?;
+        // The rules first: no packet leaves before them.
+        let own = match self.0 {
+            Kind::UserMode { .. } => own_addresses()?,
+            Kind::Bridge { .. } => Vec::new(),
+        };
+        if let Some(table) = self.egress_table(&own).map_err(of_net)? {
+            inside.apply(&table.into()).map_err(of_net)?;
+        }
+        let link = match &self.0 {
+            Kind::Bridge { bridge, port, .. } => {
+                // A namespace of its own has nothing to protect by these: as Docker's containers have it.
+                inside.set_sysctl("net.ipv4.ip_unprivileged_port_start", "0").map_err(of_net)?;
+                inside.set_sysctl("net.ipv4.ping_group_range", "0 2147483647").map_err(of_net)?;
+                Link::Bridge(bridge.attach(&inside, port).map_err(of_net)?)
+            }
+            Kind::UserMode { program, .. } => Link::UserMode { _ends_with: program.start(child.pid, bench)? },
+        };
+        Ok(Connection { maker: std::process::id(), link: Some(link) })
+    }
+
+    /// The rules for the inside of the sandbox: nothing leaves but what is allowed.
+    fn egress_table(&self, own: &[IpAddr]) -> palisade_net::Result<Option<Table>> {
+        let rules = match &self.0 {
+            Kind::Bridge { egress: None, .. } => return Ok(None),
+            Kind::Bridge { egress: Some(rules), .. } | Kind::UserMode { egress: Some(rules), .. } => {
+                rules.clone()
+            }
+            // What the host program itself listens on is not the world outside, nor is where clouds keep credentials.
+            Kind::UserMode { egress: None, .. } => {
+                let block = |all: IpPrefix, link_local: IpPrefix| {
+                    let own = own.iter().copied().filter(|addr| all.contains(*addr)).map(IpPrefix::host);
+                    IpBlock::new(all, own.chain([link_local])).map(Peer::Block)
+                };
+                let v4 = block(IpPrefix::ALL_V4, IpPrefix::new([169, 254, 0, 0], 16)?)?;
+                let v6 = block(IpPrefix::ALL_V6, IpPrefix::new([0xfe80u16, 0, 0, 0, 0, 0, 0, 0], 10)?)?;
+                vec![PolicyRule::everything().peer(v4).peer(v6)]
+            }
+        };
+        let mut policy = Policy::new("sandbox", "egress", Selector::all()).isolate(Direction::Egress);
+        policy.egress = Some(rules);
+        let cluster =
+            Cluster::new().group(Group::new("sandbox")).pod(Pod::new("sandbox", "payload")).policy(policy);
+        cluster.pod_table("palisade-egress", "sandbox", "payload", &Options::new()).map(Some)
+    }
+}
+
+impl fmt::Display for Wiring {
+    /// For plans: a line for each thing that is done.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Kind::Bridge { .. } => {}
+            Kind::UserMode { program, .. } => writeln!(f, "start {program}")?,
+        }
+        if let Ok(Some(table)) = self.egress_table(&[]) {
+            writeln!(f, "inside, before the link is up: {table}")?;
+        }
+        match &self.0 {
+            Kind::Bridge { port, .. } => writeln!(f, "attach to the bridge: {port:?}"),
+            Kind::UserMode { .. } => Ok(()),
+        }
+    }
+}
+
+impl Connection {
+    /// The place on a bridge.
+    pub(crate) fn port(&self) -> Option<&Port> {
+        match &self.link {
+            Some(Link::Bridge(port)) => Some(port),
+            _ => None,
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if self.maker != std::process::id() {
+            // The sockets behind it are shared with the process whose it is.
+            std::mem::forget(self.link.take());
+        }
+    }
+}
+
+fn of_net(error: palisade_net::Error) -> Error {
+    let errno = error.errno();
+    Error::from_source(ErrorKind::Setup, Step::Network, error, errno)
+}
+
+/// The addresses of the host program's own network.
+fn own_addresses() -> Result<Vec<IpAddr>> {
+    let all = nix::ifaddrs::getifaddrs()
+        .map_err(|errno| Error::call(Step::Network, "getifaddrs", &errno.into()))?;
+    let addresses = all.filter_map(|interface| {
+        let address = interface.address?;
+        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::from(v4.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::from(v6.ip())))
+    });
+    Ok(addresses.collect())
+}
