@@ -198,8 +198,7 @@ fn perform(plan: Plan, way: Option<&Way>, bench: &mut Bench, watch: &Arc<Watch>)
     let streams = [stdin.parent, stdout.parent, stderr.parent];
     let own = bench.own_namespaces.get_or_init(OwnNamespaces::read);
     let group = cgroup.as_deref().or(way.and_then(|way| way.cgroup.as_ref()));
-    let verifier =
-        verify(&plan, &child, &control, group, own).map_err(|error| or_its_end(&child, error))?;
+    let verifier = verify(&plan, &child, &control, group, own).map_err(|error| or_its_end(&child, error))?;
     Ok(Standing { child, control, image, name, cgroup, network, streams, collector, verifier, plan })
 }
 

@@ -78,8 +78,6 @@ pub(crate) struct Stage {
     /// Inputs for a name that only this spawn knows (see [`crate::launch`]).
     pub(crate) name: [Slot; 2],
     pub(crate) entry: Option<Entry>,
-    /// The first operation after the wait for a start.
-    pub(crate) started: usize,
 }
 
 /// The stage's program. The part that gives up what a payload must not have is the same in a new sandbox and in a
@@ -96,8 +94,8 @@ pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload, site: Site, s
         Site::New => (None, build(&mut p, sandbox), sandbox.view.trees.len()),
         Site::Living => (Some(enter(&mut p, sandbox)), sandbox.entering_proc.run(&mut p), 1),
     };
-    let started = restrict(&mut p, sandbox, payload, label, umask, (kept, start));
-    Stage { program: p, name, entry, started }
+    restrict(&mut p, sandbox, payload, label, umask, (kept, start));
+    Stage { program: p, name, entry }
 }
 
 fn baseline(p: &mut Program, name: [Slot; 2], site: Site) {
@@ -173,7 +171,7 @@ fn restrict(
     label: Label<'_>,
     umask: Slot,
     (kept, start): (usize, Start),
-) -> usize {
+) {
     let fragment = |p: &mut Program, wanted: Step| {
         for (_, program) in sandbox.credentials.programs().filter(|(step, _)| *step == wanted) {
             p.append(program);
@@ -254,7 +252,6 @@ fn restrict(
             p.read_exact(gate, word);
         }
     }
-    let started = p.len();
 
     p.at(Step::Signals, "");
     let mut table = |strings: &[CString]| -> Place {
@@ -281,7 +278,6 @@ fn restrict(
         );
         p.fail(libc::ENOENT);
     }
-    started
 }
 
 pub(crate) fn parent_death(p: &mut Program) {
