@@ -12,7 +12,7 @@ fn descriptors(pid: u32) -> Vec<String> {
     let mut links: Vec<_> = dir
         .flatten()
         .map(|entry| {
-            format!("{} {}", entry.file_name().display(), entry.path().read_link().unwrap().display())
+            format!("{} {}", entry.file_name().to_string_lossy(), entry.path().read_link().unwrap().display())
         })
         .collect();
     links.sort();
