@@ -21,6 +21,7 @@ mod chroot;
 mod closure;
 mod daemon;
 mod ipc;
+mod iptables;
 mod kit;
 mod lab;
 mod mounts;
@@ -37,6 +38,7 @@ mod syscalls;
 mod troubleshooting;
 mod user_namespace;
 mod users;
+mod wires;
 
 use std::process::ExitCode;
 
@@ -60,6 +62,7 @@ const TOPICS: &[(&str, &[Lab])] = &[
     ("capabilities", capabilities::LABS),
     ("syscalls", syscalls::LABS),
     ("network", network::LABS),
+    ("iptables", iptables::LABS),
     ("security_context", security_context::LABS),
     ("network_policy", network_policy::LABS),
     ("troubleshooting", troubleshooting::LABS),
