@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use palisade_cgroup::{Cgroup, OwnedCgroup};
-use palisade_sys::Step;
+use palisade_procinfo::Process;
+use palisade_sys::{Outcome, Step};
 
 use crate::collector::Collector;
 use crate::command::Command;
@@ -19,9 +20,10 @@ use crate::enter::{Origin, Target};
 use crate::error::{Error, ErrorKind, Result};
 use crate::launch::Started;
 use crate::network::Connection;
-use crate::newborn::process_of;
+use crate::newborn::{process_of, read_outcome};
 use crate::output::collect;
 use crate::plan::Supervision;
+use crate::pty::Pty;
 use crate::reaper;
 use crate::sandbox::{Lifetime, Sandbox};
 use crate::status::{ExitCause, ExitStatus, ResourceUsage};
@@ -39,6 +41,8 @@ pub struct Child {
     pub stdout: Option<ChildStdout>,
     /// The payload's standard error, if it is piped.
     pub stderr: Option<ChildStderr>,
+    /// Our end of the payload's terminal, if it has one.
+    pub pty: Option<Pty>,
     pid: u32,
     sandbox: Sandbox,
     /// That of the sandbox, which may be another child's.
@@ -62,6 +66,12 @@ pub struct Child {
 pub(crate) struct Live {
     pub(crate) pidfd: Arc<OwnedFd>,
     pub(crate) cgroup: Option<OwnedCgroup>,
+    /// Where an init leaves the payload's status.
+    pub(crate) image: Option<OwnedFd>,
+    /// The payload below an init, where it is known.
+    pub(crate) workload: Option<Process>,
+    /// The flags for entering its pid namespace, if that is its own: with its user namespace, if that is.
+    pub(crate) pid_namespace: Option<i32>,
     #[cfg_attr(not(feature = "net"), expect(dead_code, reason = "there is none"))]
     pub(crate) network: Option<Connection>,
     /// Waits for it, if it entered a living sandbox; else that is for its child to do.
@@ -92,7 +102,11 @@ impl Live {
     }
 
     fn signal(&self, signal: i32) -> Result<()> {
-        match send_signal(&self.pidfd, signal) {
+        Self::signal_by(self.pidfd.as_fd(), signal)
+    }
+
+    pub(crate) fn signal_by(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
+        match send_signal(pidfd, signal) {
             // It has ended: for a signal, that is as good as delivered.
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
             other => other.map_err(|error| {
@@ -125,6 +139,7 @@ impl Child {
             stdin: stdin.map(Into::into),
             stdout: stdout.map(Into::into),
             stderr: stderr.map(Into::into),
+            pty: started.terminal.take().map(Pty::new),
             pid: started.pid,
             sandbox,
             cgroup: own.or(entered),
@@ -140,11 +155,20 @@ impl Child {
         }
     }
 
-    fn live(&self) -> &Live {
+    pub(crate) fn live(&self) -> &Live {
         self.live.as_ref().expect("only drop takes it")
     }
 
-    /// The payload's pid in the host program's pid namespace. For signals use [`signal`](Self::signal), which can't hit
+    /// When the time-out comes, if it is still to come.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.deadline.filter(|_| self.killed_for.is_none())
+    }
+
+    pub(crate) fn has_status(&self) -> bool {
+        self.status.is_some()
+    }
+
+    /// The payload's pid in the host program's pid namespace; that of its init, if it has one. For signals use [`signal`](Self::signal), which can't hit
     /// another process after this one has ended.
     pub fn id(&self) -> u32 {
         self.pid
@@ -195,14 +219,21 @@ impl Child {
     /// # Errors
     /// The payload has ended, or the host program has no /proc of its pid namespace.
     pub fn verify(&self) -> Result<Enforced> {
-        let process = match self.status {
-            Some(_) => Err("it has ended".to_owned()),
-            None => process_of(self.pid, self.pidfd()),
-        };
-        let process = process.map_err(|why| {
+        let unreadable = |why: String| {
             Error::new(ErrorKind::Supervise, Step::Supervise, format!("the payload can't be read: {why}"))
-        })?;
-        Ok(self.live().verifier.later(&process, self.cgroup()))
+        };
+        let live = self.live();
+        let own = std::cell::OnceCell::new();
+        let process = match &live.workload {
+            _ if self.status.is_some() => Err("it has ended".to_owned()),
+            Some(workload) if workload.exists() => Ok(workload),
+            Some(_) => Err("it has ended".to_owned()),
+            None if live.image.is_some() => {
+                Err("its init knows it, but SandboxBuilder::verify is off".into())
+            }
+            None => process_of(self.pid, self.pidfd()).map(|process| own.get_or_init(|| process)),
+        };
+        Ok(live.verifier.later(process.map_err(unreadable)?, self.cgroup()))
     }
 
     /// Its place on a bridge, if [`Network::bridge`](crate::Network::bridge) gave it one: addresses, published ports.
@@ -213,7 +244,7 @@ impl Child {
     }
 
     /// Sends a signal to the payload. A payload that is pid 1 of its namespace gets only signals that it has a handler
-    /// for, and SIGKILL and SIGSTOP.
+    /// for, and SIGKILL and SIGSTOP; an [`init`](crate::SandboxBuilder::init) passes on all but these two.
     ///
     /// # Errors
     /// `EINVAL` if there is no such signal, `EPERM` if the payload changed to another user.
@@ -237,8 +268,7 @@ impl Child {
     pub fn wait(&mut self) -> Result<ExitStatus> {
         drop(self.stdin.take());
         loop {
-            let limit = self.deadline.filter(|_| self.killed_for.is_none());
-            if let Some(status) = self.wait_until(limit)? {
+            if let Some(status) = self.wait_until(self.deadline())? {
                 return Ok(status);
             }
             self.kill_for(ExitCause::TimedOut)?;
@@ -260,7 +290,7 @@ impl Child {
     /// As [`wait`](Self::wait).
     pub fn wait_timeout(&mut self, limit: Duration) -> Result<Option<ExitStatus>> {
         let until = Instant::now().checked_add(limit);
-        let deadline = self.deadline.filter(|_| self.killed_for.is_none());
+        let deadline = self.deadline();
         let first = match (until, deadline) {
             (Some(until), Some(deadline)) => Some(until.min(deadline)),
             (until, deadline) => until.or(deadline),
@@ -276,7 +306,7 @@ impl Child {
     }
 
     /// Waits for the end and collects what the piped streams give, both at once, up to the command's
-    /// [`output_limit`](crate::Command::output_limit) each.
+    /// [`output_limit`](crate::Command::output_limit) each. What a terminal shows counts as standard output.
     ///
     /// A descendant that outlives the payload and holds a stream open (possible without a pid namespace only) does not
     /// delay it: what is there when the payload has ended is collected.
@@ -285,7 +315,9 @@ impl Child {
     /// As [`wait`](Self::wait).
     pub fn wait_with_output(mut self) -> Result<Output> {
         drop(self.stdin.take());
-        let streams = [self.stdout.take().map(OwnedFd::from), self.stderr.take().map(OwnedFd::from)];
+        let stdout = self.stdout.take().map(OwnedFd::from);
+        let stdout = stdout.or_else(|| self.pty.take().map(OwnedFd::from));
+        let streams = [stdout, self.stderr.take().map(OwnedFd::from)];
         let collected = collect(streams, self.pidfd(), self.output_limit, self.deadline)
             .map_err(|error| Error::call(Step::Supervise, "poll or read", &error))?;
         if let Some(cause) = collected.stopped {
@@ -297,7 +329,7 @@ impl Child {
         Ok(Output { status, stdout, stderr })
     }
 
-    fn kill_for(&mut self, cause: ExitCause) -> Result<()> {
+    pub(crate) fn kill_for(&mut self, cause: ExitCause) -> Result<()> {
         self.killed_for.get_or_insert(cause);
         self.live().kill_all()
     }
@@ -329,6 +361,10 @@ impl Child {
                 }
                 Err(error) => return Err(failed("waitid(P_PIDFD, …, WEXITED|__WALL)", error)),
             };
+            let raw = self.live().image.as_ref().map_or(Ok(raw), |image| {
+                // An init that was killed left no status but its own.
+                read_outcome(image).map(|left| if let Outcome::Ended(status) = left { status } else { raw })
+            })?;
             self.status = Some(ExitStatus { raw, cause: self.cause(raw), usage });
         }
         Ok(self.status)
@@ -374,7 +410,7 @@ fn killed_for_memory(cgroup: &Cgroup) -> u64 {
 }
 
 /// Polls a pidfd until its process has ended or `until` is over.
-fn ended(pidfd: BorrowedFd<'_>, until: Option<Instant>) -> io::Result<bool> {
+pub(crate) fn ended(pidfd: BorrowedFd<'_>, until: Option<Instant>) -> io::Result<bool> {
     loop {
         let mut fds = [PollFd::new(pidfd, PollFlags::POLLIN)];
         match poll(&mut fds, poll_time(until)) {

@@ -14,10 +14,13 @@ use crate::child::{Child, Output};
 use crate::enter::Target;
 use crate::environment;
 use crate::error::{Error, ErrorKind, Result};
-use crate::order::{Payload, Session};
+use crate::order::{Executable, Payload, Session};
 use crate::plan::{Handling, Plan};
+use crate::pty::{PtySize, Terminal};
 use crate::rlimit::Resource;
 use crate::sandbox::Sandbox;
+use crate::scheduling::{Personality, Scheduler, Scheduling};
+use crate::stage::own_program;
 use crate::status::ExitStatus;
 use crate::stdio::Stdio;
 
@@ -31,6 +34,8 @@ pub struct Command {
     /// The living sandbox that it enters, in place of a new one.
     target: Option<Target>,
     program: OsString,
+    /// The program is the host program's own file.
+    own: bool,
     arg0: Option<OsString>,
     args: Vec<OsString>,
     clear_env: bool,
@@ -44,6 +49,9 @@ pub struct Command {
     keep_signals: bool,
     timeout: Option<Duration>,
     output_limit: u64,
+    pty: Option<PtySize>,
+    scheduling: Scheduling,
+    oom_score_adj: Option<i32>,
 }
 
 const DEFAULT_OUTPUT_LIMIT: u64 = 64 << 20;
@@ -54,6 +62,7 @@ impl Command {
             sandbox,
             target,
             program: program.to_owned(),
+            own: false,
             arg0: None,
             args: Vec::new(),
             clear_env: false,
@@ -67,7 +76,15 @@ impl Command {
             keep_signals: false,
             timeout: None,
             output_limit: DEFAULT_OUTPUT_LIMIT,
+            pty: None,
+            scheduling: Scheduling::default(),
+            oom_score_adj: None,
         }
+    }
+
+    /// The host program's own file as the program.
+    pub(crate) fn own(sandbox: Sandbox, name: &OsStr) -> Self {
+        Self { own: true, ..Self::new(sandbox, None, name) }
     }
 
     /// Adds an argument.
@@ -192,12 +209,72 @@ impl Command {
         self
     }
 
+    /// Gives the payload a terminal of this size, of the sandbox's own devpts: it is the controlling terminal of its
+    /// session, `/dev/tty`, and `/dev/console` if nothing inside has taken the first one before. Its other end is
+    /// [`Child::pty`].
+    ///
+    /// The standard streams that are not set otherwise are on it; for [`output`](Self::output), which has nobody to type,
+    /// standard input stays /dev/null, and what is shown is collected as `stdout`.
+    ///
+    /// The payload can push input (TIOCSTI) into no terminal but this one: none of the host is among its descriptors
+    /// unless passed on by [`stdin`](Self::stdin) and its like.
+    ///
+    /// Needs a devpts in the view: the view of the host and `Dev` have one.
+    pub fn pty(&mut self, size: PtySize) -> &mut Self {
+        self.pty = Some(size);
+        self
+    }
+
+    /// Nice value, -20 to 19; the host program's unless set. Lower than that takes CAP_SYS_NICE outside of any user
+    /// namespace, so for a sandbox without one, or an RLIMIT_NICE of the host program that allows it.
+    ///
+    /// Where the kernel groups sessions (`sched_autogroup_enabled`), it weighs against others of the payload's session
+    /// only. See [setpriority(2)](https://man7.org/linux/man-pages/man2/setpriority.2.html).
+    pub fn nice(&mut self, nice: i32) -> &mut Self {
+        self.scheduling.nice = Some(nice);
+        self
+    }
+
+    /// Scheduling policy; the host program's unless set. A real-time one takes CAP_SYS_NICE outside of any user
+    /// namespace, or (but for `Deadline`) an RLIMIT_RTPRIO of the host program that allows it.
+    ///
+    /// See [sched(7)](https://man7.org/linux/man-pages/man7/sched.7.html).
+    pub fn scheduler(&mut self, scheduler: Scheduler) -> &mut Self {
+        self.scheduling.scheduler = Some(scheduler);
+        self
+    }
+
+    /// The CPUs that it may run on, by number from 0; the host program's unless set. Those of them count that exist and
+    /// that its cgroup allows; `EINVAL` if none does. The payload can change this: a limit that holds is the
+    /// `cpuset.cpus` of a cgroup.
+    ///
+    /// See [sched_setaffinity(2)](https://man7.org/linux/man-pages/man2/sched_setaffinity.2.html).
+    pub fn affinity(&mut self, cpus: impl IntoIterator<Item = usize>) -> &mut Self {
+        self.scheduling.affinity = Some(cpus.into_iter().collect());
+        self
+    }
+
+    /// How eagerly the kernel kills it for want of memory: -1000 (never) to 1000 (first); the host program's unless set.
+    /// Lower than the host program's takes CAP_SYS_RESOURCE. The host program writes it, and needs its /proc for that.
+    ///
+    /// See [proc_pid_oom_score_adj(5)](https://man7.org/linux/man-pages/man5/proc_pid_oom_score_adj.5.html).
+    pub fn oom_score_adj(&mut self, adjustment: i32) -> &mut Self {
+        self.oom_score_adj = Some(adjustment);
+        self
+    }
+
+    /// Execution domain; the host program's unless set.
+    pub fn personality(&mut self, personality: Personality) -> &mut Self {
+        self.scheduling.personality = Some(personality);
+        self
+    }
+
     /// Decides everything that `spawn` would do, and does nothing.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidSpec`] with every bad value.
     pub fn plan(&self) -> Result<Plan> {
-        self.plan_with([Stdio::inherit(), Stdio::inherit(), Stdio::inherit()])
+        self.plan_with(self.inherited())
     }
 
     /// Starts the program. Returns when it was executed: every failure before that, its own exec's included, is an
@@ -210,7 +287,7 @@ impl Command {
     /// # Errors
     /// Whatever step fails, with the object, the call and the errno; see [`Error`].
     pub fn spawn(&self) -> Result<Child> {
-        self.spawn_with([Stdio::inherit(), Stdio::inherit(), Stdio::inherit()])
+        self.plan()?.spawn()
     }
 
     /// Runs the program to its end.
@@ -226,33 +303,50 @@ impl Command {
     /// # Errors
     /// As [`spawn`](Self::spawn) and [`Child::wait_with_output`].
     pub fn output(&self) -> Result<Output> {
-        self.spawn_with([Stdio::null(), Stdio::piped(), Stdio::piped()])?.wait_with_output()
+        self.plan_for_output()?.spawn()?.wait_with_output()
     }
 
-    fn spawn_with(&self, defaults: [Stdio; 3]) -> Result<Child> {
-        self.plan_with(defaults)?.spawn()
+    fn inherited(&self) -> [Stdio; 3] {
+        [(); 3].map(|()| if self.pty.is_some() { Stdio::terminal() } else { Stdio::inherit() })
+    }
+
+    pub(crate) fn plan_for_output(&self) -> Result<Plan> {
+        let out = || if self.pty.is_some() { Stdio::terminal() } else { Stdio::piped() };
+        self.plan_with([Stdio::null(), out(), out()])
     }
 
     fn plan_with(&self, defaults: [Stdio; 3]) -> Result<Plan> {
         let mut wrong = Vec::new();
-        let payload = self.payload(&mut wrong);
-        if !wrong.is_empty() {
-            return Err(Error::invalid(wrong.join("\n  - ")));
-        }
+        let mut payload = self.payload(&mut wrong);
         let mut stdio = defaults;
         for (place, asked) in stdio.iter_mut().zip(&self.stdio) {
             if let Some(asked) = asked {
                 *place = asked.clone();
             }
         }
-        let descriptors = self.descriptors.values().cloned().collect();
+        let terminal = self.terminal(&stdio, &mut wrong);
+        if !wrong.is_empty() {
+            return Err(Error::invalid(wrong.join("\n  - ")));
+        }
+        let mut descriptors: Vec<_> = self.descriptors.values().cloned().collect();
+        if self.own {
+            descriptors.push(own_program()?);
+        }
+        if let Some(payload) = &mut payload {
+            payload.terminal = terminal;
+        }
         let payload = payload.ok_or_else(|| {
             Error::new(ErrorKind::Exec, Step::Exec, "PATH of the payload names no absolute directory")
                 .with_object(self.program.to_string_lossy())
                 .with_hint("give the program's path, or set PATH with env")
         })?;
-        let (timeout, output_limit) = (self.timeout, self.output_limit);
-        let handling = Handling { target: self.target.clone(), stdio, descriptors, timeout, output_limit };
+        let handling = Handling {
+            target: self.target.clone(),
+            stdio,
+            descriptors,
+            timeout: self.timeout,
+            output_limit: self.output_limit,
+        };
         Ok(Plan::new(&self.sandbox, &payload, handling))
     }
 
@@ -297,8 +391,20 @@ impl Command {
                 wrong.push(format!("fd: {number} is not a number from 3 to {MAX_DESCRIPTOR}"));
             }
         }
-        (!candidates.is_empty()).then(|| Payload {
-            candidates,
+        self.scheduling.problems(wrong);
+        if self.scheduling.forbids_fork() && self.sandbox.prepared.init {
+            wrong.push("scheduler: a Deadline process can't fork, which the sandbox's init does".into());
+        }
+        if let Some(adjustment) = self.oom_score_adj.filter(|adj| !(-1000..=1000).contains(adj)) {
+            wrong.push(format!("oom_score_adj: {adjustment} is not from -1000 to 1000"));
+        }
+        let program = match candidates.is_empty() {
+            _ if self.own => Executable::Passed,
+            false => Executable::Paths(candidates),
+            true => return None,
+        };
+        Some(Payload {
+            program,
             argv,
             envp,
             directory,
@@ -307,7 +413,32 @@ impl Command {
             limits: self.limits.clone(),
             descriptors: self.descriptors.keys().copied().collect(),
             keep_signals: self.keep_signals,
+            terminal: None,
+            scheduling: self.scheduling.clone(),
+            oom_score_adj: self.oom_score_adj,
         })
+    }
+
+    /// The terminal, and the streams that are on it.
+    fn terminal(&self, stdio: &[Stdio; 3], wrong: &mut Vec<String>) -> Option<Terminal> {
+        let size = self.pty?;
+        let streams = stdio.each_ref().map(Stdio::is_terminal);
+        if !streams.contains(&true) {
+            wrong.push("pty: all standard streams are connected elsewhere".into());
+        }
+        if self.session != Session::New {
+            wrong.push(
+                "pty: it is the controlling terminal of a session of its own: leave session New".into(),
+            );
+        }
+        if !self.sandbox.prepared.terminals {
+            wrong.push(
+                "pty: the view has no devpts of its own at /dev/pts: add mount(Dev::new(\"/dev\")), or \
+                 Devpts::new(\"/dev/pts\")"
+                    .into(),
+            );
+        }
+        Some(Terminal { size, streams })
     }
 
     fn environment(&self, wrong: &mut Vec<String>) -> Vec<(OsString, OsString)> {

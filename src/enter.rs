@@ -23,7 +23,7 @@ use palisade_sys::{FD_CONTROL, FD_PASSED, Fd, Place, Program, Slot, Step};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::newborn::Newborn;
-use crate::order::parent_death;
+use crate::order::{Payload, parent_death};
 use crate::prepare::Prepared;
 use crate::sys;
 
@@ -52,8 +52,8 @@ pub(crate) struct Entry {
 }
 
 /// Joins, becomes the sandbox's user, and goes on in a child that is inside altogether.
-pub(crate) fn enter(p: &mut Program, sandbox: &Prepared) -> Entry {
-    let during = sandbox.setup_capabilities.bits();
+pub(crate) fn enter(p: &mut Program, sandbox: &Prepared, payload: &Payload) -> Entry {
+    let during = payload.setup_capabilities(sandbox).bits();
     let entry = Entry { kinds: p.input("kinds that differ"), pid: p.room(4) };
     p.at(Step::Join, "");
     // Of one process, in one call: all of them or none.

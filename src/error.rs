@@ -77,7 +77,11 @@ impl Error {
 
     /// A fault of a program, in words.
     pub(crate) fn explained(explained: Explained) -> Self {
-        let kind = if explained.step == Step::Exec { ErrorKind::Exec } else { ErrorKind::Setup };
+        let kind = match explained.step {
+            Step::Exec => ErrorKind::Exec,
+            Step::Supervise => ErrorKind::Supervise,
+            _ => ErrorKind::Setup,
+        };
         let mut new = Self::new(kind, explained.step, explained.call);
         new.0.object = explained.object;
         new.0.errno = Some(explained.errno);
@@ -212,6 +216,20 @@ fn hint_for(step: Step, errno: i32) -> Option<&'static str> {
         }
         (Step::PivotRoot, libc::EINVAL) => {
             "the current root is no mount point, or the machine runs from an initramfs (rootfs), which can't be pivoted"
+        }
+        (Step::Limits, libc::EPERM | libc::EACCES) => {
+            "more than the host program has takes CAP_SYS_RESOURCE (limits, oom_score_adj) or CAP_SYS_NICE (nice, scheduler) \
+             outside of any user namespace; nice and real-time priority also go as far as RLIMIT_NICE and RLIMIT_RTPRIO of \
+             the host program"
+        }
+        (Step::Limits, libc::EINVAL) => {
+            "affinity: none of the CPUs exists and is allowed by the cgroup's cpuset"
+        }
+        (Step::Stdio, libc::ENOENT | libc::ESTALE) => {
+            "a terminal needs a devpts of the view's own at /dev/pts: Dev::new(\"/dev\") makes one"
+        }
+        (Step::Stdio, libc::ENOSPC) => {
+            "a limit on terminals is reached: sysctl kernel.pty.max, or Devpts::max"
         }
         (Step::Exec, libc::ENOENT) => {
             "not found inside the sandbox: the program, its ELF interpreter or its #! interpreter is not in the view; \

@@ -1,6 +1,6 @@
 //! One spawn, on a spawner thread: from a plan to a process that executes the payload.
 
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{MsgFlags, send};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg, send};
 use palisade_cgroup::{Cgroup, OwnedCgroup};
 use palisade_sys::{Outcome, Step};
 
@@ -23,10 +23,11 @@ use crate::guard;
 use crate::namespaces::joined;
 use crate::network::Connection;
 use crate::newborn::{Newborn, Watch, control_sockets, read_outcome};
+use crate::order::WORD_OF_VERIFICATION;
 use crate::plan::Plan;
 use crate::reaper;
 use crate::spawner::{self, Bench, Thread};
-use crate::stage::StageFile;
+use crate::stage;
 use crate::stdio::Opened;
 use crate::sys::{self, adopt, run_here, shared_image};
 
@@ -38,6 +39,8 @@ pub(crate) struct Started {
     pub(crate) live: Option<Live>,
     /// Our ends of the piped standard streams.
     pub(crate) streams: [Option<OwnedFd>; 3],
+    /// Our end of its terminal.
+    pub(crate) terminal: Option<OwnedFd>,
 }
 
 impl Drop for Started {
@@ -113,6 +116,7 @@ pub(crate) struct Standing {
     pub(crate) cgroup: Option<OwnedCgroup>,
     network: Option<Connection>,
     streams: [Option<OwnedFd>; 3],
+    terminal: Option<OwnedFd>,
     /// Waits for it, if it entered a living sandbox.
     collector: Option<Arc<Collector>>,
     verifier: Verifier,
@@ -131,7 +135,7 @@ fn stand(plan: Plan, bench: &mut Bench, watch: &Arc<Watch>) -> Result<Standing> 
 }
 
 fn perform(plan: Plan, way: Option<&Way>, bench: &mut Bench, watch: &Arc<Watch>) -> Result<Standing> {
-    let stage = StageFile::get()?;
+    let stage = stage::stage()?;
     let prepare = |call: &'static str| move |error: io::Error| Error::call(Step::Prepare, call, &error);
 
     let cgroup = plan.make_cgroup(bench)?;
@@ -145,7 +149,7 @@ fn perform(plan: Plan, way: Option<&Way>, bench: &mut Bench, watch: &Arc<Watch>)
     let target = plan.target.iter().map(|target| &*target.pidfd);
     let passed = trees.iter().chain(target).chain(plan.descriptors()).map(AsRawFd::as_raw_fd);
     let own = [theirs.as_raw_fd(), image.as_raw_fd()];
-    let mut prologue = plan.prologue.image(standard.into_iter().chain(own).chain(passed), stage.number());
+    let mut prologue = plan.prologue.image(standard.into_iter().chain(own).chain(passed), stage.as_raw_fd());
 
     let entered = way.and_then(|way| way.cgroup.as_ref()).map(AsFd::as_fd);
     let into = cgroup.as_ref().map(AsFd::as_fd).or(entered);
@@ -172,52 +176,84 @@ fn perform(plan: Plan, way: Option<&Way>, bench: &mut Bench, watch: &Arc<Watch>)
         collector = Some(Arc::clone(&watched.collector));
         bench.watched = Some(watched);
     }
-    if let Some(maps) = &plan.maps {
-        if let Err(error) = child.give_maps(maps) {
-            // A stage that failed or ended meanwhile says why in its image, which is the better answer. It may be on its
-            // way out still.
-            let ended = child.pidfd.as_ref().is_some_and(ends_soon);
-            return Err(if ended {
-                conclude(&plan, &image, &name, &child, None).err().unwrap_or(error)
-            } else {
-                error
-            });
-        }
+    let maps = plan.maps.as_ref().map_or(Ok(()), |maps| child.give_maps(maps));
+    let given = maps
+        .and_then(|()| plan.oom_score_adj.map_or(Ok(()), |adjustment| child.set_oom_score_adj(adjustment)));
+    if let Err(error) = given {
+        // A stage that failed or ended meanwhile says why in its image, which is the better answer. It may be on its
+        // way out still.
+        let ended = child.pidfd.as_ref().is_some_and(ends_soon);
+        return Err(if ended {
+            conclude(&plan, &image, &name, &child, None).err().unwrap_or(error)
+        } else {
+            error
+        });
     }
     if plan.guard {
         child.pidfd.as_ref().map_or(Ok(()), |pidfd| guard::watch_over(pidfd.as_fd(), bench))?;
     }
     let network = plan.wiring.as_ref().map(|wiring| wiring.connect(&child, bench)).transpose()?;
-    if plan.waits() {
+    if plan.waits {
         go(&control, Step::IdMaps)?;
     }
     let streams = [stdin.parent, stdout.parent, stderr.parent];
     let own = bench.own_namespaces.get_or_init(OwnNamespaces::read);
     let group = cgroup.as_deref().or(way.and_then(|way| way.cgroup.as_ref()));
-    let verifier = verify(&plan, &child, &control, group, own)?;
-    Ok(Standing { child, control, image, name, cgroup, network, streams, collector, verifier, plan })
+    let mut terminal = None;
+    let verifier = verify(&plan, &mut child, &control, &mut terminal, group, own)?;
+    Ok(Standing {
+        child,
+        control,
+        image,
+        name,
+        cgroup,
+        network,
+        streams,
+        terminal,
+        collector,
+        verifier,
+        plan,
+    })
 }
 
 /// Reads back what became of the restrictions, while the stage waits for that.
 fn verify(
     plan: &Plan,
-    child: &Newborn,
+    child: &mut Newborn,
     control: &UnixStream,
+    terminal: &mut Option<OwnedFd>,
     cgroup: Option<&Cgroup>,
     own: &OwnNamespaces,
 ) -> Result<Verifier> {
     if !plan.verify {
         return Ok(Verifier::unread(&plan.asked, "SandboxBuilder::verify is off"));
     }
-    if !said_a_word(control).map_err(|error| Error::call(Step::Stage, "read from the stage", &error))? {
-        return Ok(Verifier::unread(&plan.asked, "it has ended"));
+    let sender = loop {
+        match hear(control).map_err(|error| unheard(&error))? {
+            Some(Word { byte: WORD_OF_VERIFICATION, sender, .. }) => break sender,
+            Some(word) => *terminal = terminal.take().or(word.descriptor),
+            None => return Ok(Verifier::unread(&plan.asked, "it has ended")),
+        }
+    };
+    if let (true, Some(workload)) = (plan.init, sender) {
+        child.leads(workload);
     }
-    let verifier = match child.process() {
-        Ok(process) => Verifier::before_exec(&plan.asked, process, cgroup, own, plan.target.as_ref())?,
+    let verifier = match child.payload() {
+        Ok(process) => match Verifier::before_exec(&plan.asked, process, cgroup, own, plan.target.as_ref()) {
+            // A process on its way out has given up much already. That it came to its payload is found to be false later.
+            Err(_) if child.pidfd.as_ref().is_some_and(ends_soon) => {
+                Verifier::unread(&plan.asked, "it has ended")
+            }
+            read => read?,
+        },
         Err(why) => Verifier::unread(&plan.asked, why),
     };
     go(control, Step::Verification)?;
     Ok(verifier)
+}
+
+fn unheard(error: &io::Error) -> Error {
+    Error::call(Step::Stage, "recvmsg from the stage", error)
 }
 
 /// Sends the stage the byte that it waits for.
@@ -240,19 +276,44 @@ impl Standing {
     }
 
     fn executed(self) -> Result<Started> {
-        let Self { child, control, image, name, cgroup, network, streams, collector, mut verifier, plan } =
-            self;
+        let Self {
+            mut child,
+            control,
+            image,
+            name,
+            cgroup,
+            network,
+            streams,
+            mut terminal,
+            collector,
+            mut verifier,
+            plan,
+        } = self;
         // The socket closes when the payload is executed, or when the child ends.
-        while said_a_word(&control)
-            .map_err(|error| Error::call(Step::Stage, "read from the stage", &error))?
-        {}
+        while let Some(word) = hear(&control).map_err(|error| unheard(&error))? {
+            terminal = terminal.or(word.descriptor);
+        }
         conclude(&plan, &image, &name, &child, None)?;
         if plan.verify {
-            child.process().map_or(Ok(()), |process| verifier.after_exec(process))?;
+            child.payload().map_or(Ok(()), |process| verifier.after_exec(process))?;
         }
+        if plan.terminal && terminal.is_none() {
+            let new = Error::new(ErrorKind::Setup, Step::Stdio, "the stage sent no terminal");
+            return Err(new.with_hint("the host program has no descriptor left (RLIMIT_NOFILE)"));
+        }
+        let workload = child.take_workload();
         let (pid, pidfd) = child.take().ok_or_else(timed_out)?;
-        let live = Some(Live { pidfd: Arc::new(pidfd), cgroup, network, collector, verifier });
-        Ok(Started { pid, live, streams })
+        let live = Live {
+            pidfd: Arc::new(pidfd),
+            cgroup,
+            network,
+            collector,
+            image: plan.init.then_some(image),
+            pid_namespace: plan.pid_namespace,
+            workload,
+            verifier,
+        };
+        Ok(Started { pid, live: Some(live), streams, terminal })
     }
 }
 
@@ -293,17 +354,45 @@ fn open_streams(plan: &Plan) -> Result<[Opened; 3]> {
     Ok([open(0)?, open(1)?, open(2)?])
 }
 
-/// Waits until the stage says a word, which it does when it waits for us; `false` when the socket has closed.
-fn said_a_word(mut control: &UnixStream) -> io::Result<bool> {
+/// A byte of the stage's, and what came with it.
+struct Word {
+    byte: u8,
+    /// The pid of the process that said it, here.
+    sender: Option<u32>,
+    descriptor: Option<OwnedFd>,
+}
+
+/// Waits until the stage says a word, which it does when it waits for us or sends something; `None` when the socket has
+/// closed.
+fn hear(control: &UnixStream) -> io::Result<Option<Word>> {
     loop {
-        match control.read(&mut [0; 1]) {
-            Ok(count) => return Ok(count > 0),
+        match hear_once(control) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             // The child ended with the go byte unread.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(false),
-            Err(error) => return Err(error),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+            other => return other,
         }
     }
+}
+
+fn hear_once(control: &UnixStream) -> io::Result<Option<Word>> {
+    let (mut byte, mut space) = ([0], nix::cmsg_space!([i32; 1], UnixCredentials));
+    let mut into = [io::IoSliceMut::new(&mut byte)];
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = recvmsg::<()>(control.as_raw_fd(), &mut into, Some(&mut space), flags)?;
+    let (mut sender, mut received) = (None, Vec::new());
+    for part in message.cmsgs()? {
+        match part {
+            ControlMessageOwned::ScmRights(numbers) => received.extend(numbers.into_iter().map(adopt)),
+            ControlMessageOwned::ScmCredentials(who) => sender = u32::try_from(who.pid()).ok(),
+            _ => {}
+        }
+    }
+    if message.bytes == 0 {
+        return Ok(None);
+    }
+    let descriptor = received.pop().map(sys::above_stdio).transpose()?;
+    Ok(Some(Word { byte: byte[0], sender, descriptor }))
 }
 
 /// Decides from what the stage left in its image whether the payload was executed. `collector`: who waits for the child,
@@ -317,15 +406,19 @@ fn conclude(
 ) -> Result<()> {
     match read_outcome(image)? {
         Outcome::Failed(fault) => Err(plan.stage_error(fault)),
-        Outcome::Executing if !died_as_stage(child, name, collector) => Ok(()),
+        Outcome::Executed | Outcome::Ended(_) => Ok(()),
+        // Below an init, only that knows.
+        Outcome::Executing if !plan.init && !died_as_stage(child, name, collector) => Ok(()),
         outcome => {
-            let step = if outcome == Outcome::Executing { Step::Exec } else { Step::Stage };
-            let status = match (collector, &child.pidfd) {
-                (Some(collector), _) => collector.get(child.pid).waited.map(|(status, _)| status),
-                (None, Some(pidfd)) => {
+            let begun = matches!(outcome, Outcome::Executing | Outcome::Lost(_));
+            let step = if begun { Step::Exec } else { Step::Stage };
+            let status = match (outcome, collector, &child.pidfd) {
+                (Outcome::Lost(status), ..) => Some(status),
+                (_, Some(collector), _) => collector.get(child.pid).waited.map(|(status, _)| status),
+                (_, None, Some(pidfd)) => {
                     sys::wait(pidfd, true, true).ok().flatten().map(|waited| waited.status)
                 }
-                (None, None) => None,
+                (_, None, None) => None,
             };
             let how = status.map_or("it ended".into(), |status| ExitStatus::from_raw(status).to_string());
             let new = Error::new(

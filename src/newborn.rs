@@ -14,7 +14,7 @@ use palisade_sys::{FD_CONTROL, Fd, HEADER_LEN, Image, Outcome, Program, Step};
 use crate::error::{Error, ErrorKind, Result};
 use crate::prologue::Prologue;
 use crate::spawner::{self, Bench, Thread};
-use crate::stage::StageFile;
+use crate::stage;
 use crate::stdio::Stdio;
 use crate::sys::{self, adopt, clone_child, send_signal, shared_image};
 
@@ -26,6 +26,8 @@ pub(crate) struct Newborn {
     pub(crate) pidfd: Option<OwnedFd>,
     /// Its directory in /proc, once it was needed.
     process: OnceCell<Result<Process, String>>,
+    /// The process that will execute the payload, if it is an init of that.
+    workload: Option<Result<Process, String>>,
     watch: Arc<Watch>,
 }
 
@@ -43,7 +45,7 @@ impl Newborn {
             watch.close();
         })?;
         let pidfd = adopt(watch.pidfd.load(Ordering::SeqCst));
-        Ok(Self { pid, pidfd: Some(pidfd), process: OnceCell::new(), watch })
+        Ok(Self { pid, pidfd: Some(pidfd), process: OnceCell::new(), workload: None, watch })
     }
 
     /// It, in /proc; or why it is not to be had there.
@@ -55,6 +57,32 @@ impl Newborn {
         self.process.get_or_init(open).as_ref().map_err(String::as_str)
     }
 
+    /// It is an init, and `pid` the process below it that will execute the payload.
+    pub(crate) fn leads(&mut self, pid: u32) {
+        let open = || {
+            let process =
+                ProcRoot::host().and_then(|root| root.process(pid)).map_err(|error| error.to_string())?;
+            // The number may be somebody else's by now, but not as a child of this one.
+            match process.status() {
+                Ok(status) if status.ppid == self.pid => Ok(process),
+                _ => Err("it has ended".to_owned()),
+            }
+        };
+        self.workload = Some(open());
+    }
+
+    /// The process that will execute the payload, in /proc: itself, unless it is an init.
+    pub(crate) fn payload(&self) -> Result<&Process, &str> {
+        match &self.workload {
+            Some(workload) => workload.as_ref().map_err(String::as_str),
+            None => self.process(),
+        }
+    }
+
+    pub(crate) fn take_workload(&mut self) -> Option<Process> {
+        self.workload.take().and_then(Result::ok)
+    }
+
     pub(crate) fn give_maps(&self, maps: &PreparedMaps) -> Result<()> {
         let process = self.process().map_err(|why| {
             Error::new(ErrorKind::Setup, Step::IdMaps, format!("open /proc/{}: {why}", self.pid))
@@ -64,6 +92,20 @@ impl Newborn {
             let errno = error.errno();
             Error::from_source(ErrorKind::Setup, Step::IdMaps, error, errno)
         })
+    }
+
+    pub(crate) fn set_oom_score_adj(&self, adjustment: i32) -> Result<()> {
+        let failed = |error: io::Error| {
+            Error::call(
+                Step::Limits,
+                format!("write {adjustment} to /proc/{}/oom_score_adj", self.pid),
+                &error,
+            )
+            .with_object("oom_score_adj")
+        };
+        let process = self.process().map_err(|why| failed(io::Error::other(why.to_owned())))?;
+        let path = format!("/proc/self/fd/{}/oom_score_adj", process.as_dir().as_raw_fd());
+        std::fs::write(path, adjustment.to_string()).map_err(failed)
     }
 
     /// From now on it is the process of `pidfd`, which it has left behind; it has ended itself.
@@ -173,7 +215,7 @@ impl Helper {
         bench: &mut Bench,
     ) -> Result<Self> {
         let failed = |call: &'static str| move |error: io::Error| Error::call(Step::Prepare, call, &error);
-        let stage = StageFile::get()?;
+        let stage = stage::stage()?;
         let (control, theirs) = control_sockets()?;
         let image = shared_image(&program.image().to_bytes()).map_err(failed("memfd_create"))?;
         let null = Stdio::null().open(0).map_err(failed("open(\"/dev/null\")"))?;
@@ -181,7 +223,7 @@ impl Helper {
         let own = [theirs.as_raw_fd(), image.as_raw_fd()];
         let numbers = passed.iter().map(AsRawFd::as_raw_fd);
         let prologue = Prologue::new(passed.len(), 0);
-        let mut started = prologue.image(standard.chain(own).chain(numbers), stage.number());
+        let mut started = prologue.image(standard.chain(own).chain(numbers), stage.as_raw_fd());
         let child = Newborn::clone(flags, None, Arc::default(), bench, &mut started)
             .map_err(|error| Error::call(Step::Clone, "clone3", &error))?;
         match started.outcome() {
@@ -206,6 +248,19 @@ impl Helper {
     }
 }
 
+/// Runs a program in a helper to its end.
+pub(crate) fn run_helper(program: &Program, passed: &[OwnedFd], bench: &mut Bench) -> Result<()> {
+    let helper = Helper::start(program, passed, 0, bench)?;
+    let image = helper.image.try_clone();
+    let image = image.map_err(|error| Error::call(Step::Supervise, "fcntl(F_DUPFD_CLOEXEC)", &error))?;
+    helper.finish()?;
+    match read_outcome(&image)? {
+        Outcome::Done => Ok(()),
+        Outcome::Failed(fault) => Err(Error::explained(program.explain(fault))),
+        _ => Err(Error::new(ErrorKind::SetupKilled, Step::Supervise, "the helper was killed")),
+    }
+}
+
 /// A user namespace with these maps, held by its descriptor alone: for id-mapped mounts.
 pub(crate) fn user_namespace(maps: PreparedMaps) -> Result<OwnedFd> {
     let made = spawner::start(Thread::Any, move |bench| {
@@ -227,6 +282,9 @@ pub(crate) fn user_namespace(maps: PreparedMaps) -> Result<OwnedFd> {
 pub(crate) fn control_sockets() -> Result<(UnixStream, OwnedFd)> {
     let failed = |call: &'static str| move |error: io::Error| Error::call(Step::Prepare, call, &error);
     let (ours, theirs) = UnixStream::pair().map_err(failed("socketpair(AF_UNIX)"))?;
+    // Who says a word is known by its pid, which in a pid namespace nobody else could tell.
+    nix::sys::socket::setsockopt(&ours, nix::sys::socket::sockopt::PassCred, &true)
+        .map_err(|errno| failed("setsockopt(SO_PASSCRED)")(errno.into()))?;
     let above =
         |stream: UnixStream| sys::above_stdio(stream.into()).map_err(failed("fcntl(F_DUPFD_CLOEXEC)"));
     Ok((above(ours)?.into(), above(theirs)?))

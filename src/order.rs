@@ -5,7 +5,7 @@
 
 use std::ffi::CString;
 
-use palisade_creds::first_identity;
+use palisade_creds::{Capability, CapabilitySet, ThreadCapabilities, first_identity};
 use palisade_ns::{Namespace, Namespaces, TimeOffsets};
 use palisade_sys::{FD_CONTROL, FD_PASSED, Fd, OpenHow, Place, Program, Slot, Step};
 
@@ -13,14 +13,15 @@ use crate::confine::Label;
 use crate::enter::{Entry, enter};
 use crate::lock::Lock;
 use crate::prepare::Prepared;
+use crate::pty::Terminal;
 use crate::rlimit::Resource;
 use crate::sandbox::Lifetime;
+use crate::scheduling::Scheduling;
 
 /// What a command adds to its sandbox's set-up.
 #[derive(Clone, Debug)]
 pub(crate) struct Payload {
-    /// Paths to try, in order.
-    pub(crate) candidates: Vec<CString>,
+    pub(crate) program: Executable,
     pub(crate) argv: Vec<CString>,
     pub(crate) envp: Vec<CString>,
     pub(crate) directory: CString,
@@ -31,6 +32,39 @@ pub(crate) struct Payload {
     /// Numbers that the declared descriptors have in the payload; they were passed after the trees.
     pub(crate) descriptors: Vec<i32>,
     pub(crate) keep_signals: bool,
+    pub(crate) terminal: Option<Terminal>,
+    pub(crate) scheduling: Scheduling,
+    pub(crate) oom_score_adj: Option<i32>,
+}
+
+/// What is executed.
+#[derive(Clone, Debug)]
+pub(crate) enum Executable {
+    /// Paths to try, in order.
+    Paths(Vec<CString>),
+    /// The descriptor that is passed after the declared ones.
+    Passed,
+}
+
+impl Payload {
+    /// Whether the stage waits for the host program's side, which has something to do first.
+    pub(crate) fn waits(&self, sandbox: &Prepared) -> bool {
+        sandbox.waits() || self.oom_score_adj.is_some()
+    }
+
+    /// What set-up needs. Beside the sandbox's capabilities, those that serve this command's wishes where the child
+    /// stays in the host's user namespace and the host program has them.
+    pub(crate) fn setup_capabilities(&self, sandbox: &Prepared) -> CapabilitySet {
+        let mut more = self.scheduling.helpful_capabilities();
+        if self.terminal.is_some() {
+            more = more.with(Capability::Chown);
+        }
+        if sandbox.maps.is_some() || more.is_empty() {
+            return sandbox.setup_capabilities;
+        }
+        let own = ThreadCapabilities::current().map_or(CapabilitySet::EMPTY, |own| own.effective);
+        sandbox.setup_capabilities | more & own
+    }
 }
 
 /// The session and process group of a payload.
@@ -45,6 +79,9 @@ pub enum Session {
     /// The host program's session and process group: signals of its terminal reach the payload.
     Inherit,
 }
+
+/// What the stage says when it waits for its restrictions to be read back.
+pub(crate) const WORD_OF_VERIFICATION: u8 = b'v';
 
 /// All signals but SIGKILL and SIGSTOP, whose disposition can't be set: bit n - 1 is signal n.
 const SETTABLE_SIGNALS: u64 = !(1 << (libc::SIGKILL - 1) | 1 << (libc::SIGSTOP - 1));
@@ -75,23 +112,31 @@ pub(crate) struct Stage {
 pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload, site: Site) -> Stage {
     let mut p = Program::new();
     let name = [p.input("name"), p.input("name")];
-    baseline(&mut p, name, site);
+    baseline(&mut p, payload, name, site);
     if !payload.keep_signals {
         p.default_signals(SETTABLE_SIGNALS);
     }
     let umask = p.umask(0);
     let (entry, label, kept) = match site {
-        Site::New => (None, build(&mut p, sandbox), sandbox.view.trees.len()),
-        Site::Living => (Some(enter(&mut p, sandbox)), sandbox.entering_proc.run(&mut p), 1),
+        Site::New => (None, build(&mut p, sandbox, payload), sandbox.view.trees.len()),
+        Site::Living => (Some(enter(&mut p, sandbox, payload)), sandbox.entering_proc.run(&mut p), 1),
     };
-    restrict(&mut p, sandbox, payload, label, umask, kept);
+    restrict(&mut p, sandbox, payload, site, label, umask, kept);
     Stage { program: p, name, entry }
 }
 
-fn baseline(p: &mut Program, name: [Slot; 2], site: Site) {
+fn baseline(p: &mut Program, payload: &Payload, name: [Slot; 2], site: Site) {
+    if let (Site::Living, Some(adjustment)) = (site, payload.oom_score_adj) {
+        // By itself, while its /proc is open to it: whom the host program waits for is somebody else.
+        p.at(Step::Baseline, "oom_score_adj");
+        let how = OpenHow { flags: libc::O_WRONLY, ..OpenHow::default() };
+        let file = p.openat2(Fd::CWD, c"/proc/self/oom_score_adj", how);
+        p.write_all(file, adjustment.to_string().as_bytes());
+        p.close(file);
+    }
     p.at(Step::Baseline, "");
     if site == Site::Living {
-        // First of all: what runs in there must not look at a process that comes from the host.
+        // Before all that follows: what runs in there must not look at a process that comes from the host.
         p.prctl(libc::PR_SET_DUMPABLE, [0; 4]);
     }
     let text = p.room(16);
@@ -103,12 +148,12 @@ fn baseline(p: &mut Program, name: [Slot; 2], site: Site) {
 }
 
 /// Builds the sandbox, in its new namespaces.
-fn build<'a>(p: &mut Program, sandbox: &'a Prepared) -> Label<'a> {
+fn build<'a>(p: &mut Program, sandbox: &'a Prepared, payload: &Payload) -> Label<'a> {
     let identity = &sandbox.identity;
-    let during = sandbox.setup_capabilities.bits();
+    let during = payload.setup_capabilities(sandbox).bits();
     p.capset(during, during, 0);
 
-    if sandbox.waits() {
+    if payload.waits(sandbox) {
         p.at(Step::IdMaps, "wait for the parent");
         let go = p.room(1);
         p.read_exact(Fd::number(FD_CONTROL), go);
@@ -158,6 +203,7 @@ fn restrict(
     p: &mut Program,
     sandbox: &Prepared,
     payload: &Payload,
+    site: Site,
     label: Label<'_>,
     umask: Slot,
     kept: usize,
@@ -167,12 +213,6 @@ fn restrict(
             p.append(program);
         }
     };
-    p.at(Step::Session, "");
-    match payload.session {
-        Session::New => p.setsid(),
-        Session::NewGroup => p.setpgid(0),
-        Session::Inherit => {}
-    }
     let limits = |p: &mut Program, step: Step, wanted: fn(Resource) -> bool| {
         for &(resource, soft, hard) in sandbox.limits.iter().chain(&payload.limits) {
             if wanted(resource) {
@@ -187,6 +227,12 @@ fn restrict(
         Some(mask) => p.umask(mask),
         None => p.umask(umask),
     };
+    payload.scheduling.apply(p);
+
+    if let Some(terminal) = payload.terminal {
+        let owner = sandbox.maps.is_none().then(|| sandbox.identity.uid.as_raw());
+        terminal.open(p, FD_CONTROL, owner);
+    }
 
     fragment(p, Step::BoundingSet);
     fragment(p, Step::Identity);
@@ -209,7 +255,7 @@ fn restrict(
         p.append(landlock.program());
     }
 
-    let control = descriptors(p, payload, kept as i32);
+    let (control, program) = descriptors(p, payload, kept as i32);
 
     p.at(Step::WorkingDirectory, payload.directory.to_string_lossy());
     let how = OpenHow {
@@ -221,12 +267,26 @@ fn restrict(
     p.fchdir(directory);
     p.close(directory);
 
+    if site == Site::New && sandbox.init {
+        p.at(Step::Init, "");
+        p.init(control);
+    }
+    p.at(Step::Session, "");
+    match payload.session {
+        Session::New => p.setsid(),
+        Session::NewGroup => p.setpgid(0),
+        Session::Inherit => {}
+    }
+    if let Some(terminal) = payload.terminal {
+        terminal.control(p);
+    }
+
     limits(p, Step::OpenFiles, |resource| resource == Resource::OpenFiles);
 
     if sandbox.verify {
         p.at(Step::Verification, "");
         let go = p.room(1);
-        p.write_all(control, b"v");
+        p.write_all(control, &[WORD_OF_VERIFICATION]);
         p.read_exact(control, go);
     }
 
@@ -241,14 +301,22 @@ fn restrict(
     if let Some(filter) = &sandbox.filter {
         p.append(filter);
     }
-    for candidate in &payload.candidates {
+    if let Some(program) = program {
+        p.at(Step::Exec, "the host program's own file");
+        p.execveat(program, argv, envp);
+    }
+    let candidates = match &payload.program {
+        Executable::Paths(paths) => &paths[..],
+        Executable::Passed => &[],
+    };
+    for candidate in candidates {
         p.at(Step::Exec, candidate.to_string_lossy());
         p.execve(candidate, argv, envp);
-        if payload.candidates.len() > 1 {
+        if candidates.len() > 1 {
             p.remember(TRY_NEXT);
         }
     }
-    if payload.candidates.len() > 1 {
+    if candidates.len() > 1 {
         p.at(
             Step::Exec,
             payload.argv.first().map_or(String::new(), |name| name.to_string_lossy().into_owned()),
@@ -261,24 +329,26 @@ pub(crate) fn parent_death(p: &mut Program) {
     p.prctl(libc::PR_SET_PDEATHSIG, [libc::SIGKILL as u64, 0, 0, 0]);
 }
 
-/// Closes all that set-up used, and gives the declared descriptors their numbers. The control socket is left, which
-/// the exec closes.
-fn descriptors(p: &mut Program, payload: &Payload, trees: i32) -> Fd {
+/// Closes all that set-up used, and gives the declared descriptors their numbers. The control socket, and the program
+/// if it was passed, are left, by other numbers maybe: these are returned. The exec closes both.
+fn descriptors(p: &mut Program, payload: &Payload, trees: i32) -> (Fd, Option<Slot>) {
     p.at(Step::Descriptors, "");
-    if payload.descriptors.is_empty() {
+    let program = matches!(payload.program, Executable::Passed);
+    if payload.descriptors.is_empty() && !program {
         p.close_range(FD_CONTROL + 1, -1);
-        return Fd::number(FD_CONTROL);
+        return (Fd::number(FD_CONTROL), None);
     }
     // The targets may be anything above 2, the control socket's number too: everything moves above them first.
     let first = FD_PASSED + trees;
-    let count = payload.descriptors.len() as i32;
+    let count = payload.descriptors.len() as i32 + i32::from(program);
     let highest = payload.descriptors.iter().copied().max().unwrap_or(0);
     let above = (first + count).max(highest + 1);
     let control = p.dup_from(Fd::number(FD_CONTROL), above);
-    let copies: Vec<_> = (first..first + count).map(|fd| p.dup_from(Fd::number(fd), above)).collect();
+    let mut copies: Vec<_> = (first..first + count).map(|fd| p.dup_from(Fd::number(fd), above)).collect();
     p.close_range(3, above - 1);
+    let program = if program { copies.pop() } else { None };
     for (copy, &target) in copies.into_iter().zip(&payload.descriptors) {
         p.dup3(copy, target, false);
     }
-    control.into()
+    (control.into(), program)
 }

@@ -52,6 +52,8 @@ pub(crate) fn collect(
                     Ok(n) => bytes.extend_from_slice(&chunk[..n]),
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    // A terminal that nobody holds open any more.
+                    Err(error) if error.raw_os_error() == Some(libc::EIO) => *stream = None,
                     Err(error) => return Err(error),
                 }
                 if bytes.len() as u64 > limit {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use palisade_cgroup::{Cgroup, Limits, OwnedCgroup};
 use palisade_creds::{Capability, CapabilitySet, PreparedMaps, ThreadCapabilities};
-use palisade_ns::{AnyNs, Namespaces};
+use palisade_ns::{AnyNs, Namespace, Namespaces};
 use palisade_sys::{Fault, Image, Program, Slot, Step};
 
 use crate::child::Child;
@@ -45,6 +45,15 @@ pub struct Plan {
     pub(crate) source_slots: Vec<Slot>,
     pub(crate) prologue: Prologue,
     pub(crate) maps: Option<PreparedMaps>,
+    /// Pid 1 is an init, which tells how the payload ended.
+    pub(crate) init: bool,
+    /// The flags for entering the payload's pid namespace, if that is its own.
+    pub(crate) pid_namespace: Option<i32>,
+    /// The stage waits for a go.
+    pub(crate) waits: bool,
+    pub(crate) oom_score_adj: Option<i32>,
+    /// The stage sends the host program's end of a terminal.
+    pub(crate) terminal: bool,
     /// A guard must stand before the payload begins.
     pub(crate) guard: bool,
     pub(crate) wiring: Option<Wiring>,
@@ -97,8 +106,8 @@ impl Plan {
         let new = |condition: bool| condition && site == Site::New;
         let namespaces = if new(true) { prepared.early() } else { Namespaces::EMPTY };
         let (kept, capabilities) = match site {
-            Site::New => (prepared.view.trees.len(), prepared.setup_capabilities),
-            Site::Living => (1, capabilities_to_enter(prepared)),
+            Site::New => (prepared.view.trees.len(), payload.setup_capabilities(prepared)),
+            Site::Living => (1, capabilities_to_enter(prepared, payload)),
         };
         Self {
             clone_flags: namespaces.bits(),
@@ -110,6 +119,11 @@ impl Plan {
             source_slots: if new(true) { prepared.view.trees.clone() } else { Vec::new() },
             maps: prepared.maps.clone().filter(|_| new(true)),
             guard: new(prepared.guard),
+            init: new(prepared.init),
+            pid_namespace: entry_flags(namespaces),
+            waits: payload.waits(prepared) || site == Site::Living,
+            oom_score_adj: payload.oom_score_adj.filter(|_| new(true)),
+            terminal: payload.terminal.is_some(),
             wiring: prepared.wiring.clone().filter(|_| new(true)),
             stage: stage.program,
             stage_name: stage.name,
@@ -195,11 +209,6 @@ impl Plan {
         self.prologue.program.call_count() + 2 + self.stage.call_count()
     }
 
-    /// Whether the stage waits for a byte: until the host program has done its part.
-    pub(crate) fn waits(&self) -> bool {
-        self.maps.is_some() || self.guard || self.wiring.is_some() || self.target.is_some()
-    }
-
     pub(crate) fn descriptors(&self) -> impl Iterator<Item = &OwnedFd> {
         self.descriptors.iter().map(AsRef::as_ref)
     }
@@ -245,13 +254,13 @@ impl Plan {
 }
 
 /// What joining takes. In the user namespace of a sandbox the caller has all of it, as the one who made that.
-fn capabilities_to_enter(sandbox: &Prepared) -> CapabilitySet {
+fn capabilities_to_enter(sandbox: &Prepared, payload: &Payload) -> CapabilitySet {
     if sandbox.maps.is_some() {
         return CapabilitySet::EMPTY;
     }
     let held = ThreadCapabilities::current().map_or(CapabilitySet::EMPTY, |held| held.permitted);
     let more = CapabilitySet::EMPTY.with(Capability::SysChroot).with(Capability::SysPtrace);
-    sandbox.setup_capabilities | held & more
+    payload.setup_capabilities(sandbox) | held & more
 }
 
 impl fmt::Display for Plan {
@@ -297,6 +306,10 @@ impl fmt::Display for Plan {
             writeln!(f, "== host program: guard")?;
             writeln!(f, "    a process that kills the payload when the host program has ended")?;
         }
+        if let Some(adjustment) = self.oom_score_adj {
+            writeln!(f, "== host program: oom_score_adj")?;
+            writeln!(f, "    write \"{adjustment}\" to /proc/PID/oom_score_adj")?;
+        }
         if let Some(wiring) = &self.wiring {
             writeln!(f, "== host program: network")?;
             for line in wiring.to_string().lines() {
@@ -307,10 +320,16 @@ impl fmt::Display for Plan {
             writeln!(f, "== host program: the process inside")?;
             writeln!(f, "    wait for the child's end, pidfd_open of its sibling")?;
         }
-        if self.waits() {
+        if self.waits {
             writeln!(f, "    send the stage its go")?;
         }
         writeln!(f, "== child, in memory of its own: the stage")?;
         write!(f, "{}", self.stage)
     }
+}
+
+/// What joins the new pid namespace of a payload, with its user namespace if that is new.
+fn entry_flags(namespaces: Namespaces) -> Option<i32> {
+    let user = if namespaces.contains(Namespace::User) { libc::CLONE_NEWUSER } else { 0 };
+    namespaces.contains(Namespace::Pid).then_some(user | libc::CLONE_NEWPID)
 }

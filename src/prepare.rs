@@ -60,6 +60,10 @@ pub(crate) struct Prepared {
     pub(crate) lifetime: Lifetime,
     /// The payload could do away with its parent-death signal, and no cgroup's guard would end it.
     pub(crate) guard: bool,
+    /// Pid 1 is an init.
+    pub(crate) init: bool,
+    /// The view has a devpts of its own.
+    pub(crate) terminals: bool,
     pub(crate) setup_timeout: Duration,
     pub(crate) sysctls: Vec<(String, String)>,
     /// An optional label that is not to be had here.
@@ -194,6 +198,8 @@ impl Prepared {
             time: new(Namespace::Time).then_some(spec.time),
             joins: spec.joins.clone(),
             view,
+            terminals: root.as_ref().is_some_and(PreparedRoot::has_terminals),
+            init: spec.init,
             masks: root.as_ref().map(PreparedRoot::masks).unwrap_or_default(),
             lock,
             placed: root.as_ref().map(enforced::View::of).unwrap_or_default(),
@@ -380,6 +386,9 @@ fn check_namespaces(spec: &Spec, caller: &Caller, conflicts: &mut Conflicts) {
             conflicts.add("ipc: a later setter has taken back the joined namespace");
         }
         _ => {}
+    }
+    if spec.init && !new(Namespace::Pid) {
+        conflicts.add("init: it is pid 1 of a pid namespace of its own, which there is none of");
     }
     if !new(Namespace::User) && !caller.privileged && !spec.namespaces.is_empty() {
         conflicts.add("namespaces: without privileges everything else needs a new user namespace");

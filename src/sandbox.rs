@@ -159,6 +159,7 @@ pub(crate) struct Spec {
     pub(crate) cgroup: Option<(Limits, Option<Cgroup>)>,
     pub(crate) device_rules: Option<DeviceRules>,
     pub(crate) lifetime: Lifetime,
+    pub(crate) init: bool,
     pub(crate) setup_timeout: Duration,
     pub(crate) verify: bool,
 }
@@ -205,6 +206,7 @@ impl Default for SandboxBuilder {
             cgroup: None,
             device_rules: None,
             lifetime: Lifetime::Host,
+            init: false,
             setup_timeout: Duration::from_secs(30),
             verify: true,
         };
@@ -477,6 +479,23 @@ impl SandboxBuilder {
     /// How the payload's life depends on the host program's.
     pub fn lifetime(mut self, lifetime: Lifetime) -> Self {
         self.spec.lifetime = lifetime;
+        self
+    }
+
+    /// Puts a small init in front of the payload, as pid 1: it waits for orphans, passes signals on to the payload, and
+    /// ends when that ends, which ends everything else inside. The payload's status, a signal's too, is that of the
+    /// [`Child`](crate::Child). Off by default.
+    ///
+    /// Without it the payload is pid 1 itself. Then it gets no signal but those that it has a handler for (and SIGKILL
+    /// and SIGSTOP from outside): SIGTERM doesn't end it unless it handles that. What it has not started itself it has
+    /// to wait for, or zombies stay as long as it lives. A shell that runs one program, or a server that starts none, can
+    /// live with that; a shell of a user, a build, a supervisor want an init.
+    ///
+    /// The init has no capability, no descriptor, and a filter of seven calls; nothing inside without `CAP_SYS_PTRACE`
+    /// can attach to it. It counts as one process towards `pids.max` and RLIMIT_NPROC. A stop signal from outside
+    /// (SIGSTOP) stops it and not the payload: freeze the cgroup instead.
+    pub fn init(mut self, init: bool) -> Self {
+        self.spec.init = init;
         self
     }
 

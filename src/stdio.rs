@@ -18,6 +18,8 @@ enum Kind {
     Inherit,
     Null,
     Piped,
+    /// The payload's own terminal, which the stage puts there.
+    Terminal,
     Fd(Arc<OwnedFd>),
 }
 
@@ -37,11 +39,19 @@ impl Stdio {
         Self(Kind::Piped)
     }
 
+    pub(crate) fn terminal() -> Self {
+        Self(Kind::Terminal)
+    }
+
+    pub(crate) fn is_terminal(&self) -> bool {
+        matches!(self.0, Kind::Terminal)
+    }
+
     /// Opens what stream number `stream` needs: the child's side, and ours if it is a pipe.
     pub(crate) fn open(&self, stream: i32) -> io::Result<Opened> {
         let child = match &self.0 {
             Kind::Inherit if is_open(stream) => Side::Number(stream),
-            Kind::Inherit | Kind::Null => {
+            Kind::Inherit | Kind::Null | Kind::Terminal => {
                 let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
                 Side::Owned(above_stdio(null.into())?)
             }

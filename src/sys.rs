@@ -333,10 +333,47 @@ pub(crate) fn send_signal_to(pidfd: RawFd, signal: i32) -> io::Result<()> {
     send_signal(pidfd, signal)
 }
 
+/// Rows and columns of a terminal.
+pub(crate) fn window_size(terminal: BorrowedFd<'_>) -> io::Result<[u16; 2]> {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the structure is writable and what the request fills in.
+    cvt(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) })?;
+    Ok([size.ws_row, size.ws_col])
+}
+
+/// Sets rows and columns of a terminal.
+pub(crate) fn set_window_size(terminal: BorrowedFd<'_>, [rows, columns]: [u16; 2]) -> io::Result<()> {
+    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the structure is what the request reads.
+    cvt(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) }).map(drop)
+}
+
 /// Whether a descriptor number is open.
 pub(crate) fn is_open(fd: RawFd) -> bool {
     // SAFETY: takes no address.
     unsafe { libc::fcntl(fd, libc::F_GETFD) >= 0 }
+}
+
+/// Whether the kernel has a call and no filter hides it: it is made with arguments that it refuses before it does
+/// anything.
+pub(crate) fn is_there(number: i64) -> bool {
+    const NONE: u64 = u64::MAX;
+    // SAFETY: descriptors, flags and sizes are none that any of the calls takes, and addresses are null or invalid; a
+    // call that is given them fails.
+    let result = unsafe { libc::syscall(number, NONE, 0, NONE, NONE, NONE, NONE) };
+    result >= 0 || !matches!(io::Error::last_os_error().raw_os_error(), Some(libc::ENOSYS | libc::EPERM))
+}
+
+/// An errno in words.
+pub(crate) fn describe(errno: i32) -> String {
+    io::Error::from_raw_os_error(errno).to_string()
+}
+
+/// A socket to the kernel's packet filters.
+pub(crate) fn open_netfilter() -> io::Result<OwnedFd> {
+    let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
+    // SAFETY: takes no address.
+    cvt(unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_NETFILTER) }).map(adopt)
 }
 
 /// A result of -1 is errno.

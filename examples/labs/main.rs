@@ -20,6 +20,7 @@ mod catalogue;
 mod chroot;
 mod closure;
 mod daemon;
+mod doctor;
 mod ipc;
 mod iptables;
 mod kit;

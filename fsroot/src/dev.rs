@@ -22,10 +22,12 @@ const LINKS: &[(&str, &str)] = &[
     ("stdout", "/proc/self/fd/1"),
     ("stderr", "/proc/self/fd/2"),
     ("ptmx", "pts/ptmx"),
+    // The first terminal of a new devpts has this number; without one the link leads nowhere.
+    ("console", "pts/0"),
 ];
 
 /// A minimal `/dev`: null, zero, full, random, urandom and tty bound from the host, the usual links, terminals and
-/// shared memory of its own. Nothing can be added to it, and no other device is there.
+/// shared memory of its own; `console` is the first of these terminals. Nothing can be added to it, and no other device is there.
 #[derive(Clone, Debug)]
 pub struct Dev {
     pub(crate) target: PathBuf,

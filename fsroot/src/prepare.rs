@@ -107,10 +107,17 @@ impl PreparedRoot {
         needed
     }
 
+    /// Whether `/dev/pts` of the view is a devpts of its own, for terminals that no other view has.
+    pub fn has_terminals(&self) -> bool {
+        let covers =
+            |entry: &&Entry| entry.work.is_mount() && Path::new("/dev/pts").starts_with(&entry.shown);
+        let last = self.entries.iter().rev().find(covers);
+        last.is_some_and(|entry| entry.work.is_filesystem("devpts"))
+    }
+
     /// Whether a file system of this name (`sysfs`, `mqueue`) is mounted in it.
     pub fn mounts_filesystem(&self, name: &str) -> bool {
-        let is = |entry: &Entry| matches!(&entry.work, Work::Filesystem { name: other, .. } if other.to_bytes() == name.as_bytes());
-        self.entries.iter().any(is)
+        self.entries.iter().any(|entry| entry.work.is_filesystem(name))
     }
 
     /// Whether a scratch file system is needed: for overlays, whose layers get short names in it, and for files that

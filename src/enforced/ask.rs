@@ -50,6 +50,8 @@ pub(super) enum Want {
     Filter(bool),
     Mounts,
     Masks,
+    /// Its user namespace is not right below the host program's.
+    Lock,
     Limit(Resource, u64, u64),
     Cgroup,
     CgroupFile,
@@ -160,6 +162,13 @@ impl Asked {
 
         if new {
             view_rows(&sandbox.placed, &mut row);
+        }
+        if new && sandbox.lock.is_some() {
+            row(
+                Subject::MountLock,
+                "a second user namespace, below the one of the mounts".into(),
+                Want::Lock,
+            );
         }
 
         let limits: Vec<_> = sandbox.limits.iter().chain(&payload.limits).collect();

@@ -55,9 +55,9 @@ pub enum FsConfig<'a> {
     Create,
 }
 
-const EMPTY: &CStr = c"";
+pub(crate) const EMPTY: &CStr = c"";
 
-fn fd(fd: impl Into<Fd>) -> Arg {
+pub(crate) fn fd(fd: impl Into<Fd>) -> Arg {
     fd.into().0
 }
 
@@ -326,6 +326,31 @@ impl Program {
         self.call(libc::SYS_ioctl, [fd(file), request.into(), argument.into()]);
     }
 
+    /// `ioctl(TIOCGPTPEER)`: the other end of the pseudoterminal whose multiplexer is open, whatever the path to it
+    /// now leads to. Since Linux 4.13.
+    pub fn terminal_peer(&mut self, multiplexer: impl Into<Fd>) -> Slot {
+        let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+        self.call(libc::SYS_ioctl, [fd(multiplexer), libc::TIOCGPTPEER.into(), flags.into()])
+    }
+
+    /// `sendmsg` of one byte and a descriptor (`SCM_RIGHTS`) through a Unix socket.
+    pub fn send_descriptor(&mut self, socket: impl Into<Fd>, file: impl Into<Fd>) {
+        let byte = self.bytes(b"d");
+        let iov = self.bytes(&[u64::from(byte.offset), 1].map(u64::to_le_bytes).concat());
+        self.relocate(iov.part(0, 8));
+        // struct cmsghdr: its length with one descriptor, the level and the type; room for the number.
+        let kind = u64::from(libc::SOL_SOCKET as u32) | u64::from(libc::SCM_RIGHTS as u32) << 32;
+        let rights = self.bytes(&[20, kind, 0].map(u64::to_le_bytes).concat());
+        self.store(rights.part(16, 4), file.into());
+        // struct msghdr: no address; then one iovec, the control data and its length, no flags.
+        let words = [0, 0, u64::from(iov.offset), 1, u64::from(rights.offset), 24, 0];
+        let header = self.bytes(&words.map(u64::to_le_bytes).concat());
+        self.relocate(header.part(16, 8));
+        self.relocate(header.part(32, 8));
+        self.call(libc::SYS_sendmsg, [fd(socket), header.into(), libc::MSG_NOSIGNAL.into()]);
+        self.expect(1).retry();
+    }
+
     /// `ioctl` with a number.
     pub fn ioctl_value(&mut self, file: impl Into<Fd>, request: u64, argument: u64) {
         self.call(libc::SYS_ioctl, [fd(file), request.into(), argument.into()]);
@@ -425,120 +450,6 @@ impl Program {
     /// `landlock_restrict_self` of the calling thread, which has no_new_privs or `CAP_SYS_ADMIN`. Since Linux 5.13.
     pub fn landlock_restrict_self(&mut self, ruleset: Slot) {
         self.call(libc::SYS_landlock_restrict_self, [ruleset.into(), 0.into()]);
-    }
-}
-
-/// # The process
-impl Program {
-    /// `getpid`. With [`Program::branch`] it is an unconditional jump: a pid is above zero.
-    pub fn getpid(&mut self) -> Slot {
-        self.call(libc::SYS_getpid, [] as [Arg; 0])
-    }
-
-    /// `setsid`.
-    pub fn setsid(&mut self) {
-        self.call(libc::SYS_setsid, [] as [Arg; 0]);
-    }
-
-    /// `setpgid(0, group)`.
-    pub fn setpgid(&mut self, group: i32) {
-        self.call(libc::SYS_setpgid, [0.into(), group.into()]);
-    }
-
-    /// `clone` without flags: a fork of the stage. The slot is 0 in the new process.
-    pub fn fork(&mut self) -> Slot {
-        let null = Arg::from(0);
-        self.call(libc::SYS_clone, [null, null, null, null, null])
-    }
-
-    /// `clone3(CLONE_PARENT)`: a fork of the stage that is its sibling, a child of its parent. Its pid, as the caller
-    /// sees it, is written to `pid` (4 bytes) before it runs. The slot is 0 in the new process. Since Linux 5.3.
-    pub fn fork_sibling(&mut self, pid: Place) -> Slot {
-        // struct clone_args up to `tls`; parent_tid is its fourth word.
-        let mut words = [0; 8];
-        words[0] = (libc::CLONE_PARENT | libc::CLONE_PARENT_SETTID) as u64;
-        words[3] = u64::from(pid.offset);
-        let args = self.bytes(&words.map(u64::to_le_bytes).concat());
-        self.relocate(args.part(24, 8));
-        self.call(libc::SYS_clone3, [args.into(), 64.into()])
-    }
-
-    /// `exit_group(code)`. The outcome stays as it is: for a process that shares its image with one that goes on.
-    pub fn exit(&mut self, code: i32) {
-        self.call(libc::SYS_exit_group, [code.into()]);
-    }
-
-    /// `wait4` for a child of [`Program::fork`]; how it ended is not looked at.
-    pub fn wait_for_child(&mut self, pid: Slot) {
-        self.call(libc::SYS_wait4, [pid.into(), 0.into(), libc::__WALL.into(), 0.into()]);
-        self.retry();
-    }
-
-    /// `eventfd2`: reading 8 bytes waits until 8 bytes with a number were written. Since Linux 2.6.27.
-    pub fn eventfd(&mut self) -> Slot {
-        self.call(libc::SYS_eventfd2, [0.into(), libc::EFD_CLOEXEC.into()])
-    }
-
-    /// `prctl(PR_SET_NAME)` with the 16 bytes in `name`, the last of which is 0.
-    pub fn set_name(&mut self, name: Place) {
-        self.call(libc::SYS_prctl, [libc::PR_SET_NAME.into(), name.into()]);
-    }
-
-    /// `umask`; the slot holds the old one.
-    pub fn umask(&mut self, mask: impl Into<Arg>) -> Slot {
-        self.call(libc::SYS_umask, [mask.into()])
-    }
-
-    /// `prlimit64(0, resource, {soft, hard}, NULL)`.
-    pub fn setrlimit(&mut self, resource: u32, soft: u64, hard: u64) {
-        let place = self.bytes(&[soft.to_le_bytes(), hard.to_le_bytes()].concat());
-        self.call(libc::SYS_prlimit64, [0.into(), resource.into(), place.into(), 0.into()]);
-    }
-
-    /// `rt_sigaction(signal, SIG_DFL)` for each signal whose bit (signal number - 1 is bit number - 1) is set.
-    pub fn default_signals(&mut self, signals: u64) {
-        // struct kernel_sigaction of zeros: SIG_DFL, no flags, no restorer, empty mask. Bit 0 would be signal 0.
-        let action = self.room(32);
-        self.sweep(signals << 1, libc::SYS_rt_sigaction, [Arg::Bit, action.into(), 0.into(), 8.into()]);
-    }
-
-    /// `rt_sigprocmask(SIG_SETMASK, mask)`.
-    pub fn set_signal_mask(&mut self, mask: u64) {
-        let place = self.bytes(&mask.to_le_bytes());
-        self.call(libc::SYS_rt_sigprocmask, [libc::SIG_SETMASK.into(), place.into(), 0.into(), 8.into()]);
-    }
-
-    /// `poll` of descriptors until one of them has something to read, a hang-up or an error.
-    pub fn wait_for_any(&mut self, files: &[i32]) {
-        let entries = files.iter().flat_map(|fd| [fd.to_le_bytes(), [libc::POLLIN as u8, 0, 0, 0]].concat());
-        let place = self.bytes(&entries.collect::<Vec<u8>>());
-        self.call(libc::SYS_poll, [place.into(), files.len().into(), (-1).into()]);
-        self.retry();
-    }
-
-    /// `pidfd_send_signal`. Since Linux 5.1.
-    pub fn pidfd_send_signal(&mut self, pidfd: impl Into<Fd>, signal: i32) {
-        self.call(libc::SYS_pidfd_send_signal, [fd(pidfd), signal.into(), 0.into(), 0.into()]);
-    }
-
-    /// `poll` of one descriptor without waiting: no event must be there, hang-up and error included.
-    pub fn no_event_on(&mut self, file: i32) {
-        let place = self.bytes(&[file.to_le_bytes(), [0; 4]].concat());
-        self.call(libc::SYS_poll, [place.into(), 1.into(), 0.into()]);
-        self.expect(0).retry();
-    }
-
-    /// `execve` of `path` with tables made by [`Program::addresses`].
-    pub fn execve(&mut self, path: &CStr, argv: Place, envp: Place) {
-        let path = self.text(path);
-        self.call(libc::SYS_execve, [path.into(), argv.into(), envp.into()]);
-    }
-
-    /// `execveat(file, "", AT_EMPTY_PATH)`: executes an open file.
-    pub fn execveat(&mut self, file: impl Into<Fd>, argv: Place, envp: Place) {
-        let empty = self.text(EMPTY);
-        let flags = libc::AT_EMPTY_PATH;
-        self.call(libc::SYS_execveat, [fd(file), empty.into(), argv.into(), envp.into(), flags.into()]);
     }
 }
 

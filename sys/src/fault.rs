@@ -31,6 +31,12 @@ pub enum Outcome {
     Failed(Fault),
     /// It came to the end.
     Done,
+    /// The payload was executed, below an init that has seen it.
+    Executed,
+    /// The payload below an init has ended, with this wait status.
+    Ended(i32),
+    /// What an init had forked off ended before it executed the payload, with this wait status.
+    Lost(i32),
 }
 
 impl Outcome {
@@ -51,6 +57,9 @@ impl Outcome {
                 Self::Failed(Fault { index, errno: errno as i32, bit })
             }
             (Some(STATE_DONE), ..) => Self::Done,
+            (Some(STATE_EXECUTED), ..) => Self::Executed,
+            (Some(STATE_ENDED), _, Some(status), _) => Self::Ended(status as i32),
+            (Some(STATE_LOST), _, Some(status), _) => Self::Lost(status as i32),
             _ => Self::NotStarted,
         }
     }

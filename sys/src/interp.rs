@@ -71,6 +71,7 @@ fn run_ops(memory: &mut Memory) -> Result<(), Stop> {
             }
             KIND_RELOCATE => memory.relocate(op.args[0], op.args[1]).ok_or(stop(EFAULT, 0))?,
             KIND_GUARD => super::role::guard(memory, &op).ok_or(stop(EFAULT, 0))?,
+            KIND_INIT => super::role::init(memory, &op).map_err(|errno| stop(errno, 0))?,
             KIND_FAIL => return Err(stop(if sticky != 0 { sticky } else { op.value as i32 }, 0)),
             _ => return Err(stop(EPROTO, 0)),
         }

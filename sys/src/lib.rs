@@ -5,6 +5,7 @@ mod fault;
 mod flags;
 mod image;
 mod interp;
+mod process;
 mod program;
 mod role;
 #[path = "run/sys.rs"]

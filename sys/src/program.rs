@@ -338,6 +338,18 @@ impl Program {
         self.push(op);
     }
 
+    /// Forks: the new process goes on with the program, and this one, which must be pid 1 of its namespace, becomes its
+    /// init: it gives up every descriptor, capability and system call that it does not need, before the other goes on;
+    /// reaps; passes signals on to it; and ends when that has ended, with its code or 128 + signal.
+    ///
+    /// `control` is closed when it is known whether the payload was executed; the image says so then
+    /// ([`Outcome::Executed`], [`Outcome::Lost`]) and in the end ([`Outcome::Ended`]).
+    pub fn init(&mut self, control: Fd) {
+        let mut op = Op { kind: KIND_INIT, ..Op::default() };
+        set_args(&mut op, &[control.0]);
+        self.push(op);
+    }
+
     /// Fails with the remembered errno, or with `errno` if there is none.
     pub fn fail(&mut self, errno: i32) {
         self.push(Op { kind: KIND_FAIL, value: errno as u64, ..Op::default() });

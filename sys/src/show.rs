@@ -70,6 +70,14 @@ const SHAPES: &[(i64, &str, &[Kind])] = &[
     (libc::SYS_sethostname, "sethostname", &[Bytes, Int]),
     (libc::SYS_setdomainname, "setdomainname", &[Bytes, Int]),
     (libc::SYS_socket, "socket", &[Name(FAMILY), Flags(SOCKET), Int]),
+    (libc::SYS_sendmsg, "sendmsg", &[Fd, Address, Flags(MSG)]),
+    (libc::SYS_setpriority, "setpriority", &[Name(PRIO), Int, Int]),
+    (libc::SYS_sched_setscheduler, "sched_setscheduler", &[Int, Name(SCHED), Address]),
+    (libc::SYS_sched_setattr, "sched_setattr", &[Int, Address, Int]),
+    (libc::SYS_sched_setaffinity, "sched_setaffinity", &[Int, Int, Address]),
+    (libc::SYS_personality, "personality", &[Hex]),
+    (libc::SYS_kill, "kill", &[Int, Int]),
+    (libc::SYS_wait4, "wait4", &[Int, Address, Flags(WAIT), Address]),
     (libc::SYS_ioctl, "ioctl", &[Fd, Name(IOCTL), Address]),
     (libc::SYS_prctl, "prctl", &[Name(PRCTL), Int, Int, Int, Int]),
     (libc::SYS_capset, "capset", &[Address, Caps]),
@@ -87,7 +95,6 @@ const SHAPES: &[(i64, &str, &[Kind])] = &[
     (libc::SYS_clone, "clone", &[Flags(CLONE), Address, Address, Address, Address]),
     (libc::SYS_clone3, "clone3", &[Clone, Int]),
     (libc::SYS_exit_group, "exit_group", &[Int]),
-    (libc::SYS_wait4, "wait4", &[Int, Address, Hex, Address]),
     (libc::SYS_eventfd2, "eventfd2", &[Int, Flags(OPEN)]),
     (libc::SYS_umask, "umask", &[Octal]),
     (libc::SYS_prlimit64, "prlimit64", &[Int, Name(RLIMIT), Limit, Address]),
@@ -144,6 +151,7 @@ impl Program {
                 self.show_raw(op, 3),
                 self.show_text(op.args[4] as usize)
             ),
+            KIND_INIT => format!("init({})", self.show_raw(op, 0)),
             _ => format!("fail with the errno remembered, or {}", errno_name(op.value as i32)),
         };
         let errnos: Vec<_> = op.errnos.iter().filter(|&&e| e != 0).map(|&e| errno_name(e.into())).collect();
@@ -171,6 +179,7 @@ impl Program {
             KIND_CHECK => "identity check".into(),
             KIND_FAIL if Step::from_raw(op.step) == Step::Exec => "no candidate could be executed".into(),
             KIND_FAIL => "refused by the program itself".into(),
+            KIND_INIT => "pid 1 becomes an init".into(),
             _ => "interpreter".into(),
         }
     }

@@ -72,11 +72,9 @@ steps! {
     /// A second user namespace locks the mounts against a payload that may mount, once the last of them stands. It
     /// refills the bounding set, so it comes before that is dropped.
     LockMounts = "lock mounts",
-    /// A session of its own, so that no terminal of the host is the controlling one.
-    Session = "session",
     /// Resource limits after set-up, which must not fail for them.
     Limits = "resource limits",
-    /// Standard streams, after the terminal exists.
+    /// A terminal and the standard streams on it, while their owner may still be set.
     Stdio = "stdio",
     /// The bounding set needs CAP_SETPCAP, which changing ids may cost.
     BoundingSet = "bounding set",
@@ -96,6 +94,11 @@ steps! {
     Descriptors = "descriptors",
     /// A directory inside the new root, entered by the final identity, which may see less than set-up did.
     WorkingDirectory = "working directory",
+    /// Pid 1 stays behind as init as late as possible: with the final identity, and with no descriptor of set-up's.
+    Init = "init",
+    /// A session of the payload's own, which init is no member of, so that no terminal of the host is the controlling
+    /// one, and hang-ups reach the payload.
+    Session = "session",
     /// The limit of descriptor numbers, after the last descriptor that set-up needs.
     OpenFiles = "limit of open files",
     /// The parent reads back what the kernel has made of all this. Before the filter, which may forbid to wait; what a

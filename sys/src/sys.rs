@@ -9,8 +9,11 @@ compile_error!(
     "palisade supports Linux on x86_64 only so far: each further architecture needs its own system call stub"
 );
 
+const SYS_MUNMAP: u32 = 11;
 const SYS_EXECVE: u32 = 59;
 const SYS_EXECVEAT: u32 = 322;
+
+const PAGE: usize = 4096;
 
 /// Whether call `nr` replaces the program when it succeeds.
 pub(crate) fn exec_is_next(nr: u32) -> bool {
@@ -40,13 +43,14 @@ pub(crate) unsafe fn syscall(nr: u32, args: [u64; 6]) -> i64 {
 
 /// A system call whose arguments are numbers, and addresses from [`Memory::address`] of places that are large enough.
 pub(crate) fn syscall_scalar(nr: u32, args: [u64; 6]) -> i64 {
-    // SAFETY: the roles, which alone call this, pass addresses of their own work area and names that end in it.
+    // SAFETY: the roles, which alone call this, pass addresses of their own work area or stack, and names that end there.
     unsafe { syscall(nr, args) }
 }
 
 /// The parts of one image, checked once: every later access stays inside its part.
 pub(crate) struct Memory {
     base: *mut u8,
+    len: usize,
     header: Header,
     slots: usize,
     ops: usize,
@@ -70,7 +74,7 @@ impl Memory {
         let ops = slots.checked_add((header.slots as usize).checked_mul(8)?)?;
         let arena = ops.checked_add((header.ops as usize).checked_mul(size_of::<Op>())?)?;
         let end = arena.checked_add(header.arena as usize)?;
-        (header.magic == MAGIC && end <= len).then_some(Self { base, header, slots, ops, arena })
+        (header.magic == MAGIC && end <= len).then_some(Self { base, len, header, slots, ops, arena })
     }
 
     fn at(&self, offset: usize) -> *mut u8 {
@@ -93,6 +97,41 @@ impl Memory {
         self.header.fault_errno = stop.errno;
         self.header.fault_bit = stop.bit;
         self.write_header();
+    }
+
+    /// What the header says now, whoever wrote it: another process may run the same image.
+    pub(crate) fn state(&self) -> u32 {
+        // SAFETY: `new` found a whole header there.
+        unsafe { self.base.cast::<Header>().read_volatile() }.state
+    }
+
+    /// Writes a state that comes with a number. Only while no other process runs the image.
+    pub(crate) fn record(&mut self, state: u32, number: i32) {
+        self.header.fault_errno = number;
+        self.set_state(state);
+    }
+
+    /// Unmaps all but the first page. Afterwards only the header may be used.
+    pub(crate) fn unmap_rest(&mut self) -> i64 {
+        let rest = self.at(PAGE) as u64;
+        self.header.slots = 0;
+        self.header.ops = 0;
+        self.header.arena = 0;
+        let len = match self.len.checked_sub(PAGE) {
+            Some(len @ 1..) => len as u64,
+            _ => return 0,
+        };
+        // SAFETY: the stage's image is a mapping of its own, page-aligned, and nothing refers to its later pages: the
+        // operations and slots are out of bounds from here on.
+        unsafe { syscall(SYS_MUNMAP, [rest, len, 0, 0, 0, 0]) }
+    }
+
+    /// Overwrites what follows the header in the first page. Only while no other process runs the image.
+    pub(crate) fn forget_rest(&mut self) {
+        let header = size_of::<Header>();
+        let len = self.len.min(PAGE).saturating_sub(header);
+        // SAFETY: the bytes are inside the image, in its first page, which stays mapped.
+        unsafe { core::ptr::write_bytes(self.at(header), 0, len) };
     }
 
     pub(crate) fn op(&self, index: u32) -> Option<Op> {

@@ -18,6 +18,13 @@ pub(crate) const STATE_FAULT: u32 = 3;
 /// `state` after the last operation.
 pub(crate) const STATE_DONE: u32 = 4;
 
+/// `state` once pid 1 has seen that its workload executed the payload.
+pub(crate) const STATE_EXECUTED: u32 = 5;
+/// `state` once the workload of pid 1 has ended after that: `fault_errno` is its wait status.
+pub(crate) const STATE_ENDED: u32 = 6;
+/// `state` once the workload of pid 1 has ended before it executed anything: `fault_errno` is its wait status.
+pub(crate) const STATE_LOST: u32 = 7;
+
 /// Start of an image.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
@@ -59,6 +66,8 @@ pub(crate) const KIND_FAIL: u8 = 5;
 
 /// Become the guard of a cgroup: `role.rs` has the arguments.
 pub(crate) const KIND_GUARD: u8 = 6;
+/// Fork: the new process goes on with the program, this one becomes the init of its pid namespace.
+pub(crate) const KIND_INIT: u8 = 7;
 
 // Rules; 0 is the plain one: the result must not be an error.
 
@@ -108,5 +117,6 @@ pub(crate) const GUARD_ROOM: u64 = 4096;
 pub(crate) const ENOENT: i32 = 2;
 pub(crate) const EACCES: i32 = 13;
 pub(crate) const EINTR: i32 = 4;
+pub(crate) const ECHILD: i32 = 10;
 pub(crate) const EFAULT: i32 = 14;
 pub(crate) const EPROTO: i32 = 71;
