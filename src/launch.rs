@@ -147,7 +147,8 @@ fn perform(plan: Plan, way: Option<&Way>, bench: &mut Bench, watch: &Arc<Watch>)
 
     let standard = [&stdin, &stdout, &stderr].map(|stream| stream.child.number());
     let target = plan.target.iter().map(|target| &*target.pidfd);
-    let passed = trees.iter().chain(target).chain(plan.descriptors()).map(AsRawFd::as_raw_fd);
+    let declared = target.chain(plan.descriptors()).map(AsRawFd::as_raw_fd);
+    let passed = trees.iter().map(AsRawFd::as_raw_fd).chain(plan.pod()).chain(declared);
     let own = [theirs.as_raw_fd(), image.as_raw_fd()];
     let mut prologue = plan.prologue.image(standard.into_iter().chain(own).chain(passed), stage.as_raw_fd());
 

@@ -12,6 +12,7 @@ use palisade_sys::{FD_CONTROL, FD_PASSED, Fd, OpenHow, Place, Program, Slot, Ste
 use crate::confine::Label;
 use crate::enter::{Entry, enter};
 use crate::lock::Lock;
+use crate::pod::Pod;
 use crate::prepare::Prepared;
 use crate::pty::Terminal;
 use crate::rlimit::Resource;
@@ -94,6 +95,8 @@ const TRY_NEXT: &[i32] = &[libc::ENOENT, libc::ENOTDIR, libc::EACCES, libc::ESTA
 pub(crate) enum Site {
     /// In namespaces of its own, in which the stage was cloned.
     New,
+    /// In some of its own and those of a pod, which the stage joins.
+    Pod,
     /// In those of a living sandbox, which the stage has to enter.
     Living,
 }
@@ -118,7 +121,15 @@ pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload, site: Site) -
     }
     let umask = p.umask(0);
     let (entry, label, kept) = match site {
-        Site::New => (None, build(&mut p, sandbox, payload), sandbox.view.trees.len()),
+        Site::New => {
+            arrive(&mut p, sandbox, payload);
+            (None, build(&mut p, sandbox, payload), sandbox.view.trees.len())
+        }
+        Site::Pod => {
+            let entry = sandbox.pod.as_ref().map(|pod| pod.join(&mut p, sandbox, payload));
+            let passed = sandbox.pod.iter().flat_map(Pod::namespaces).count();
+            (entry, build(&mut p, sandbox, payload), sandbox.view.trees.len() + passed)
+        }
         Site::Living => (Some(enter(&mut p, sandbox, payload)), sandbox.entering_proc.run(&mut p), 1),
     };
     restrict(&mut p, sandbox, payload, site, label, umask, kept);
@@ -126,7 +137,7 @@ pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload, site: Site) -
 }
 
 fn baseline(p: &mut Program, payload: &Payload, name: [Slot; 2], site: Site) {
-    if let (Site::Living, Some(adjustment)) = (site, payload.oom_score_adj) {
+    if let (true, Some(adjustment)) = (site != Site::New, payload.oom_score_adj) {
         // By itself, while its /proc is open to it: whom the host program waits for is somebody else.
         p.at(Step::Baseline, "oom_score_adj");
         let how = OpenHow { flags: libc::O_WRONLY, ..OpenHow::default() };
@@ -135,7 +146,7 @@ fn baseline(p: &mut Program, payload: &Payload, name: [Slot; 2], site: Site) {
         p.close(file);
     }
     p.at(Step::Baseline, "");
-    if site == Site::Living {
+    if site != Site::New {
         // Before all that follows: what runs in there must not look at a process that comes from the host.
         p.prctl(libc::PR_SET_DUMPABLE, [0; 4]);
     }
@@ -147,8 +158,8 @@ fn baseline(p: &mut Program, payload: &Payload, name: [Slot; 2], site: Site) {
     p.prctl(libc::PR_CAP_AMBIENT, [libc::PR_CAP_AMBIENT_CLEAR_ALL as u64, 0, 0, 0]);
 }
 
-/// Builds the sandbox, in its new namespaces.
-fn build<'a>(p: &mut Program, sandbox: &'a Prepared, payload: &Payload) -> Label<'a> {
+/// The first steps in new namespaces: ids, and clocks.
+fn arrive(p: &mut Program, sandbox: &Prepared, payload: &Payload) {
     let identity = &sandbox.identity;
     let during = payload.setup_capabilities(sandbox).bits();
     p.capset(during, during, 0);
@@ -158,7 +169,6 @@ fn build<'a>(p: &mut Program, sandbox: &'a Prepared, payload: &Payload) -> Label
         let go = p.room(1);
         p.read_exact(Fd::number(FD_CONTROL), go);
     }
-    let own = sandbox.lock.as_ref().map(|_| Lock::open(p));
     let clocks = sandbox.time.map(|offsets| {
         // Opened before a change of ids closes the process's own /proc to it.
         p.at(Step::IdMaps, "/proc/self/timens_offsets");
@@ -175,6 +185,12 @@ fn build<'a>(p: &mut Program, sandbox: &'a Prepared, payload: &Payload) -> Label
         p.at(Step::TimeNamespace, "");
         offsets.enter(p, file);
     }
+}
+
+/// Builds the sandbox, in its namespaces.
+fn build<'a>(p: &mut Program, sandbox: &'a Prepared, payload: &Payload) -> Label<'a> {
+    let during = payload.setup_capabilities(sandbox).bits();
+    let own = sandbox.lock.as_ref().map(|_| Lock::open(p));
 
     p.append(&sandbox.view.build); // propagation, mounts, pivot_root
     name_and_network(p, sandbox, sandbox.early());
