@@ -23,6 +23,7 @@ mod daemon;
 mod ipc;
 mod kit;
 mod lab;
+mod labels;
 mod mounts;
 mod namespaces;
 mod network;
@@ -59,6 +60,7 @@ const TOPICS: &[(&str, &[Lab])] = &[
     ("users", users::LABS),
     ("capabilities", capabilities::LABS),
     ("syscalls", syscalls::LABS),
+    ("labels", labels::LABS),
     ("network", network::LABS),
     ("security_context", security_context::LABS),
     ("network_policy", network_policy::LABS),
