@@ -56,7 +56,7 @@ labs::labs! {
     lab_42 = 42,
     lab_43 = 43,
     // F
-    lab_48 = 48, lab_87 = 87, lab_91 = 91, lab_92 = 92,
+    lab_48 = 48,
     // G
     lab_50 = 50,
     lab_51 = 51,
@@ -90,6 +90,10 @@ labs::labs! {
     lab_84 = 84,
     lab_85 = 85,
     lab_86 = 86,
+    lab_87 = 87,
+    lab_88 = 88,
+    lab_91 = 91,
+    lab_92 = 92,
 }
 
 fn output(arguments: &[&str]) -> String {
