@@ -76,6 +76,8 @@ pub enum Subject {
     Mounts,
     /// Hidden and read-only paths.
     Masks,
+    /// That capabilities over its namespaces give no power over its mounts: they are owned one user namespace up.
+    MountLock,
     /// A bind that is left out where its source does not exist.
     OptionalMount,
     /// A resource limit.
@@ -186,6 +188,7 @@ impl fmt::Display for Subject {
             Self::Seccomp => "seccomp",
             Self::Mounts => "mounts",
             Self::Masks => "masks",
+            Self::MountLock => "mount lock",
             Self::OptionalMount => "optional mount",
             Self::Cgroup => "cgroup",
             Self::Descriptors => "descriptors",

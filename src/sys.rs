@@ -372,6 +372,28 @@ pub(crate) fn register<T: OwnsDescriptor>(owner: T) -> io::Result<tokio::io::uni
     unsafe { tokio::io::unix::AsyncFd::register(owner) }.map_err(io::Error::from)
 }
 
+/// Whether the kernel has a call and no filter hides it: it is made with arguments that it refuses before it does
+/// anything.
+pub(crate) fn is_there(number: i64) -> bool {
+    const NONE: u64 = u64::MAX;
+    // SAFETY: descriptors, flags and sizes are none that any of the calls takes, and addresses are null or invalid; a
+    // call that is given them fails.
+    let result = unsafe { libc::syscall(number, NONE, 0, NONE, NONE, NONE, NONE) };
+    result >= 0 || !matches!(io::Error::last_os_error().raw_os_error(), Some(libc::ENOSYS | libc::EPERM))
+}
+
+/// An errno in words.
+pub(crate) fn describe(errno: i32) -> String {
+    io::Error::from_raw_os_error(errno).to_string()
+}
+
+/// A socket to the kernel's packet filters.
+pub(crate) fn open_netfilter() -> io::Result<OwnedFd> {
+    let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
+    // SAFETY: takes no address.
+    cvt(unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_NETFILTER) }).map(adopt)
+}
+
 /// A result of -1 is errno.
 fn cvt(result: i32) -> io::Result<i32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }

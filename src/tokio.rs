@@ -309,7 +309,7 @@ impl Stream<File> {
             let mut ready = ready!(self.0.poll_read_ready(cx))?;
             match self.read_now(chunk) {
                 Poll::Pending => ready.clear_ready(),
-                read => return read,
+                read @ Poll::Ready(_) => return read,
             }
         }
     }

@@ -145,6 +145,8 @@ fn the_ids_of_a_root_are_ids_inside() {
     assert_eq!(with(directory(), false), "65534:65534\n65534:65534\n", "the control");
     assert_eq!(with(directory(), true), "0:0\n1000:1000\n");
     assert_eq!(with(overlay(), true), "0:0\n1000:1000\n");
+    let owned = Root::overlay(Layers::new(root.path()).upper_in_memory(1 << 20, 1000).upper_owner(5, 6));
+    assert_eq!(with(owned, true), "5:6\n1000:1000\n", "an overlay's root is its upper layer's");
 
     let view = Root::dir(root.path())
         .writable()

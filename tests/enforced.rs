@@ -276,3 +276,32 @@ fn clocks_and_joined_namespaces_are_compared() {
         assert!(row.asked().contains(&net.id().ino.to_string()), "{joined}");
     }
 }
+
+#[test]
+fn the_lock_of_the_view_is_seen() {
+    use palisade::creds::{Capability, CapabilitySet};
+    let plain = report(Sandbox::builder());
+    assert!(plain.get(&Subject::MountLock).is_none(), "{plain}");
+    let powerful = CapabilitySet::EMPTY.with(Capability::SysAdmin);
+    let report = report(Sandbox::builder().capabilities(powerful));
+    assert_eq!(state(&report, &Subject::MountLock), BEFORE, "{report}");
+    assert!(report.is_whole(), "{report}");
+}
+
+/// A further program in a living sandbox is looked at as well: its namespaces are that sandbox's.
+#[test]
+fn what_enters_is_verified() {
+    let child = Sandbox::new().unwrap().command("/bin/sleep").arg("1000").spawn().unwrap();
+    let entered = child.exec("/bin/sleep").arg("1000").spawn().unwrap();
+    let report = entered.enforced();
+    assert!(report.is_whole(), "{report}");
+    let net = report.get(&Subject::Namespace(Namespace::Net)).unwrap();
+    assert_eq!(net.asked(), "the living sandbox's");
+    assert_eq!(state(report, &Subject::Capabilities), BEFORE, "{report}");
+    assert_eq!(state(report, &Subject::Seccomp), State::Verified(Moment::AfterExec), "{report}");
+    // The kernel shows the links of a process that can't be dumped to privileged readers only.
+    if is_root() {
+        assert_eq!(*net.state(), BEFORE, "{report}");
+        assert_eq!(state(report, &Subject::Descriptors), BEFORE, "{report}");
+    }
+}

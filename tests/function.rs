@@ -18,7 +18,7 @@ macro_rules! say {
     ($out:ident, $($text:tt)*) => { writeln!($out, $($text)*).unwrap() };
 }
 
-fn inside(arguments: Vec<OsString>) -> i32 {
+fn inside(arguments: &[OsString]) -> i32 {
     // Not by println, which the test harness keeps for itself.
     let mut out = std::io::stdout();
     let mut order = String::new();

@@ -244,12 +244,17 @@ impl<'a> Emit<'a> {
         let place = match upper {
             UpperPlan::None => None,
             UpperPlan::Tree(tree) => Some(self.layer(scratch, *tree)),
-            UpperPlan::Memory { size, inodes } => {
+            UpperPlan::Memory { size, inodes, mode, owner } => {
                 let tmpfs = Tmpfs::new("/").mode(0o755).size(*size).inodes(*inodes);
                 let mount =
                     self.filesystem(c"tmpfs", &tmpfs_options(&tmpfs), MountFlags::NOSUID | MountFlags::NODEV);
-                for part in [c"upper", c"work"] {
-                    self.p.mkdirat(mount, part, 0o755);
+                self.p.mkdirat(mount, c"work", 0o755);
+                self.p.mkdirat(mount, c"upper", *mode);
+                if let Some((uid, gid)) = *owner {
+                    let how = OpenHow { flags: libc::O_PATH | libc::O_DIRECTORY, mode: 0, resolve: LAST };
+                    let upper = self.p.openat2(mount, c"upper", how);
+                    self.p.fchown(upper, uid, gid);
+                    self.p.close(upper);
                 }
                 Some(self.named(scratch, mount.into()))
             }

@@ -11,6 +11,8 @@ use crate::flags::MountFlags;
 pub struct Layers {
     pub(crate) lower: Vec<PathBuf>,
     pub(crate) upper: Upper,
+    /// Owner of the upper layer's root in memory.
+    pub(crate) owner: Option<(u32, u32)>,
     pub(crate) trusted: bool,
     pub(crate) flags: MountFlags,
 }
@@ -29,6 +31,7 @@ impl Layers {
         Self {
             lower: vec![lower.as_ref().to_owned()],
             upper: Upper::None,
+            owner: None,
             trusted: false,
             flags: MountFlags::NOSUID | MountFlags::NODEV,
         }
@@ -55,6 +58,13 @@ impl Layers {
     /// Before Linux 6.6 memory keeps no `user.*` attributes: directories of a lower layer can't be replaced then.
     pub fn upper_in_memory(mut self, size: u64, inodes: u64) -> Self {
         self.upper = Upper::Memory { size: size.max(1), inodes: inodes.max(4) };
+        self
+    }
+
+    /// Owner of the directory that changes in memory live in, which is what the overlay's own root shows, as numbers of
+    /// the user namespace; the building process unless given. Its mode is that of the first layer.
+    pub fn upper_owner(mut self, uid: u32, gid: u32) -> Self {
+        self.owner = Some((uid, gid));
         self
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
@@ -100,7 +101,7 @@ pub(crate) enum Work {
 pub(crate) enum UpperPlan {
     None,
     Tree(usize),
-    Memory { size: u64, inodes: u64 },
+    Memory { size: u64, inodes: u64, mode: u32, owner: Option<(u32, u32)> },
 }
 
 impl Work {
@@ -387,7 +388,11 @@ impl Planner {
         let lower = layers.lower.iter().map(|path| layer(path, "a layer")).collect::<Result<_>>()?;
         let upper = match &layers.upper {
             Upper::None => UpperPlan::None,
-            Upper::Memory { size, inodes } => UpperPlan::Memory { size: *size, inodes: *inodes },
+            Upper::Memory { size, inodes } => {
+                // The overlay's root looks like the upper layer's.
+                let mode = std::fs::metadata(&layers.lower[0]).map_or(0o755, |meta| meta.mode() & 0o1777);
+                UpperPlan::Memory { size: *size, inodes: *inodes, mode, owner: layers.owner }
+            }
             Upper::Directory(path) => {
                 let tree = layer(path, "an upper layer's place")?;
                 for part in ["upper", "work"] {

@@ -1,10 +1,17 @@
 //! Kubernetes manifests: what can be read, whatever it is.
 #![no_main]
 use libfuzzer_sys::fuzz_target;
+use palisade::k8s::Standard;
 
 fuzz_target!(|data: &[u8]| {
     for document in palisade::k8s::documents(data).into_iter().flatten() {
         let _ = (document.namespace_group(), document.network_pod());
+        if let Ok(pod) = document.pod_security() {
+            // What is effective is known for each container, and a stricter standard finds no less.
+            assert!(pod.containers.iter().all(|container| pod.effective(&container.name).is_some()));
+            let found = |standard| pod.check(standard).len();
+            assert!(found(Standard::Baseline) <= found(Standard::Restricted) && found(Standard::Privileged) == 0);
+        }
         if let Ok(policy) = document.network_policy() {
             // It selects pods of its own group only, and says something of one direction at least.
             assert_eq!(policy.group, document.namespace());

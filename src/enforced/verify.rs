@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use palisade_cgroup::Cgroup;
 use palisade_creds::{Maps, Setgroups, ThreadCapabilities};
-use palisade_ns::Namespace;
+use palisade_ns::{Namespace, Ns, kind};
 use palisade_procinfo as procinfo;
 use palisade_procinfo::{NamespaceId, NamespaceKind, ProcRoot, Process, SeccompMode, Status};
 use palisade_sys::Step;
@@ -204,6 +204,16 @@ impl Verifier {
             Want::Filter(wanted) => self.filter(read.status()?, *wanted),
             Want::Mounts => Ok(mounts::difference(&self.asked.view, read.mounts()?, read.process)),
             Want::Masks => mounts::unmasked(&self.asked.view, read.mounts()?, read.process),
+            Want::Lock => {
+                let Some((_, own)) = self.own.namespaces.get(Namespace::User) else {
+                    return Err("the host program's own could not be read".into());
+                };
+                let theirs =
+                    Ns::<kind::User>::of_process(read.process.pid()).map_err(|error| error.to_string())?;
+                let above = theirs.parent().map_err(|error| error.to_string())?;
+                let locked = above.is_some_and(|above| above.id().ino != own.inode);
+                differs(locked, &|| "its user namespace is right below the host program's".into())
+            }
             Want::Limit(resource, soft, hard) => {
                 let limits = read.limits()?;
                 let Some(seen) = limits.get(kernel_name(*resource)) else {

@@ -64,6 +64,12 @@ impl Document {
             .map_err(|error| self.wrong(&error.path().to_string(), error.inner().to_string()))
     }
 
+    /// An error about the document as a whole.
+    pub(crate) fn invalid(&self, what: impl fmt::Display) -> Error {
+        let (number, kind, name) = (self.number, self.kind(), self.name());
+        Error::invalid(format!("document {number} ({kind} {name:?}): {what}"))
+    }
+
     /// An error about a field of this document.
     pub(crate) fn wrong(&self, field: &str, what: impl fmt::Display) -> Error {
         let (number, kind) = (self.number, self.kind());

@@ -37,6 +37,11 @@
 mod document;
 mod network_policy;
 mod pod;
+mod security_context;
 mod selector;
 
 pub use document::{Document, documents};
+pub use security_context::{
+    AppArmorProfile, Capabilities, Container, ContainerKind, ContainerSecurityContext, Node, PodSecurity,
+    PodSecurityContext, SeLinuxOptions, SeccompProfile, SecurityContext, Standard, Sysctl, Violation,
+};

@@ -69,7 +69,6 @@ pub(super) fn builder(docker: &Docker) -> Result<SandboxBuilder> {
     docker.wrong.iter().for_each(|wrong| conflicts.add(wrong));
     let caller = Caller::current()?;
     let security = Security::of(&docker.security);
-    let escalation = docker.escalation || security.no_new_privs == Some(false);
     check(docker, &security, &caller, &mut conflicts);
 
     let user = conflicts.check("user", look_up(docker));
@@ -83,6 +82,9 @@ pub(super) fn builder(docker: &Docker) -> Result<SandboxBuilder> {
         return Ok(Sandbox::builder()); // not reached: what is missing is a conflict
     };
     let users = users(docker, &caller, &user, &mut conflicts);
+    let escalation = docker.escalation
+        || security.no_new_privs == Some(false)
+        || docker.escalation_if_possible && users.image_ids;
     let mut new = Sandbox::builder()
         .user(user.uid.as_raw(), user.gid.as_raw())
         .capability_sets(ThreadCapabilities {
@@ -171,7 +173,10 @@ fn look_up(docker: &Docker) -> Result<(User, Vec<u32>), String> {
     let user = files.resolve(&docker.user).map_err(|error| error.to_string())?;
     // A kernel's process has its primary group among the others, as engines do it.
     let mut groups = vec![user.gid.as_raw()];
-    groups.extend(user.groups.iter().map(|gid| gid.as_raw()));
+    match &docker.image_groups {
+        Some(image) => groups.extend(image),
+        None => groups.extend(user.groups.iter().map(|gid| gid.as_raw())),
+    }
     for name in &docker.group_add {
         groups.push(files.group(name).map_err(|error| error.to_string())?.as_raw());
     }
@@ -240,6 +245,9 @@ fn root(docker: &Docker, security: &Security, escalation: bool, users: &Users) -
         Some(directory) => layers.upper(directory),
         None => {
             let size = docker.storage.unwrap_or(Tmpfs::DEFAULT_SIZE);
+            if users.image_ids {
+                layers = layers.upper_owner(0, 0);
+            }
             layers.upper_in_memory(size, ((size >> 20) * INODES_PER_MIB).max(1024))
         }
     };

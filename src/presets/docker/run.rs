@@ -37,6 +37,8 @@ pub struct Docker {
     pub(super) changes: Option<PathBuf>,
     pub(super) storage: Option<u64>,
     pub(super) user: UserSpec,
+    /// In place of the groups that the image has for the user.
+    pub(super) image_groups: Option<Vec<u32>>,
     pub(super) group_add: Vec<String>,
     pub(super) capabilities: CapabilityRequest,
     pub(super) privileged: bool,
@@ -44,6 +46,8 @@ pub struct Docker {
     pub(super) device_rules: Vec<Device>,
     pub(super) security: Vec<SecurityOption>,
     pub(super) escalation: bool,
+    /// The same where the container has more than one id.
+    pub(super) escalation_if_possible: bool,
     pub(super) read_only: bool,
     pub(super) tmpfs: Vec<TmpfsOption>,
     pub(super) volumes: Vec<VolumeOption>,
@@ -85,6 +89,7 @@ impl Docker {
             changes: None,
             storage: None,
             user: UserSpec::default(),
+            image_groups: None,
             group_add: Vec::new(),
             capabilities: CapabilityRequest::new(),
             privileged: false,
@@ -92,6 +97,7 @@ impl Docker {
             device_rules: Vec::new(),
             security: Vec::new(),
             escalation: false,
+            escalation_if_possible: false,
             read_only: false,
             tmpfs: Vec::new(),
             volumes: Vec::new(),
@@ -137,6 +143,13 @@ impl Docker {
     /// `--group-add`: a further group, by name or number.
     pub fn group_add(mut self, group: impl AsRef<str>) -> Self {
         self.group_add.push(group.as_ref().to_owned());
+        self
+    }
+
+    /// The groups that the image has for the user are these: Kubernetes keeps them beside a group that was given.
+    #[cfg(feature = "k8s")]
+    pub(crate) fn image_groups(mut self, groups: impl IntoIterator<Item = u32>) -> Self {
+        self.image_groups = Some(groups.into_iter().collect());
         self
     }
 
@@ -194,6 +207,13 @@ impl Docker {
     /// without `nosuid`.
     pub fn allow_privilege_escalation(mut self, allow: bool) -> Self {
         self.escalation = allow;
+        self
+    }
+
+    /// As [`allow_privilege_escalation`](Self::allow_privilege_escalation), but where the container has a single id, and
+    /// so nobody to become, no_new_privs stays on.
+    pub fn allow_privilege_escalation_if_possible(mut self) -> Self {
+        self.escalation_if_possible = true;
         self
     }
 
