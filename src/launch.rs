@@ -17,13 +17,13 @@ use palisade_sys::{Outcome, Step};
 use crate::child::Live;
 use crate::collector::{Collector, Watched, has_name};
 use crate::enforced::{OwnNamespaces, Verifier};
-use crate::enter::{Way, follow};
+use crate::enter::{Target, Way, follow};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guard;
 use crate::namespaces::joined;
 use crate::network::Connection;
 use crate::newborn::{Newborn, Watch, control_sockets, read_outcome};
-use crate::order::WORD_OF_VERIFICATION;
+use crate::order::{WORD_OF_PAUSE, WORD_OF_VERIFICATION};
 use crate::plan::Plan;
 use crate::reaper;
 use crate::spawner::{self, Bench, Thread};
@@ -59,6 +59,12 @@ const LAST_GRACE: Duration = Duration::from_secs(10);
 pub(crate) fn launch(plan: Plan) -> Result<Started> {
     let (limit, which) = (plan.setup_timeout, plan.thread());
     supervise(limit, which, &Arc::default(), move |bench, watch| stand(plan, bench, watch)?.execute())
+}
+
+/// Runs a plan until its child waits for its start.
+pub(crate) fn launch_paused(plan: Plan) -> Result<Standing> {
+    let (limit, which) = (plan.setup_timeout, plan.thread());
+    supervise(limit, which, &Arc::default(), move |bench, watch| stand(plan, bench, watch)?.pause())
 }
 
 /// Does some work of a set-up on a spawner thread, at most for a time.
@@ -119,7 +125,7 @@ pub(crate) struct Standing {
     terminal: Option<OwnedFd>,
     /// Waits for it, if it entered a living sandbox.
     collector: Option<Arc<Collector>>,
-    verifier: Verifier,
+    pub(crate) verifier: Verifier,
     pub(crate) plan: Plan,
 }
 
@@ -270,13 +276,35 @@ impl Standing {
     /// Waits until the payload is executed.
     pub(crate) fn execute(self) -> Result<Started> {
         let target = self.plan.target.clone();
-        self.executed().map_err(|error| match target {
-            Some(target) => target.explain(error),
-            None => error,
-        })
+        self.executed(None).map_err(|error| explained(target, error))
     }
 
-    fn executed(self) -> Result<Started> {
+    /// Waits until the child waits for its start.
+    fn pause(mut self) -> Result<Self> {
+        loop {
+            match hear(&self.control).map_err(|error| unheard(&error))? {
+                Some(Word { byte: WORD_OF_PAUSE, .. }) => break,
+                Some(word) => self.terminal = self.terminal.take().or(word.descriptor),
+                None => {
+                    let ended = conclude(&self.plan, &self.image, &self.name, &self.child, None);
+                    let error = ended.err().unwrap_or_else(timed_out);
+                    return Err(explained(self.plan.target.clone(), error));
+                }
+            }
+        }
+        self.child = self.child.renew().ok_or_else(timed_out)?;
+        Ok(self)
+    }
+
+    /// Lets a child that waits for it execute its payload. Not on the thread that made the child.
+    pub(crate) fn start(self) -> Result<Started> {
+        let (target, collector) = (self.plan.target.clone(), self.collector.clone());
+        let started = go(&self.control, Step::Pause).and_then(|()| self.executed(collector.as_deref()));
+        started.map_err(|error| explained(target, error))
+    }
+
+    /// `waits`: who waits for the child, if that is not the calling thread.
+    fn executed(self, waits: Option<&Collector>) -> Result<Started> {
         let Self {
             mut child,
             control,
@@ -294,7 +322,7 @@ impl Standing {
         while let Some(word) = hear(&control).map_err(|error| unheard(&error))? {
             terminal = terminal.or(word.descriptor);
         }
-        conclude(&plan, &image, &name, &child, None)?;
+        conclude(&plan, &image, &name, &child, waits)?;
         if plan.verify {
             child.payload().map_or(Ok(()), |process| verifier.after_exec(process))?;
         }
@@ -315,6 +343,13 @@ impl Standing {
             verifier,
         };
         Ok(Started { pid, live: Some(live), streams, terminal })
+    }
+}
+
+fn explained(target: Option<Target>, error: Error) -> Error {
+    match target {
+        Some(target) => target.explain(error),
+        None => error,
     }
 }
 

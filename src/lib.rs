@@ -21,6 +21,7 @@ mod network;
 mod newborn;
 mod order;
 mod output;
+mod paused;
 mod plan;
 mod pod;
 mod preflight;
@@ -38,6 +39,8 @@ mod status;
 mod stdio;
 mod stop;
 mod sys;
+#[cfg(feature = "tokio")]
+pub mod tokio;
 mod view;
 
 pub use child::{Child, Output};
@@ -58,6 +61,7 @@ pub use palisade_ns as ns;
 pub use palisade_procinfo as procinfo;
 pub use palisade_secfilter as secfilter;
 pub use palisade_sys::Step;
+pub use paused::Paused;
 pub use plan::Plan;
 pub use pod::Pod;
 pub use preflight::{Feature, Finding, Preflight, Status, preflight};

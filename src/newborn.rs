@@ -124,6 +124,21 @@ impl Newborn {
         }
     }
 
+    /// The same child under a new watch, unless the time of the old one is over: then it is killed and waited for here.
+    pub(crate) fn renew(mut self) -> Option<Self> {
+        if !self.watch.close() {
+            return None;
+        }
+        let watch = Watch::default();
+        watch.pidfd.store(self.pidfd.as_ref()?.as_raw_fd(), Ordering::SeqCst);
+        self.watch = Arc::new(watch);
+        Some(self)
+    }
+
+    pub(crate) fn watch(&self) -> Arc<Watch> {
+        Arc::clone(&self.watch)
+    }
+
     /// Hands it over, unless its time is over: then it is killed and waited for here.
     pub(crate) fn take(mut self) -> Option<(u32, OwnedFd)> {
         let in_time = self.watch.close();

@@ -84,6 +84,9 @@ pub enum Session {
 /// What the stage says when it waits for its restrictions to be read back.
 pub(crate) const WORD_OF_VERIFICATION: u8 = b'v';
 
+/// What it says when it waits for its start.
+pub(crate) const WORD_OF_PAUSE: u8 = b'p';
+
 /// All signals but SIGKILL and SIGSTOP, whose disposition can't be set: bit n - 1 is signal n.
 const SETTABLE_SIGNALS: u64 = !(1 << (libc::SIGKILL - 1) | 1 << (libc::SIGSTOP - 1));
 
@@ -101,6 +104,16 @@ pub(crate) enum Site {
     Living,
 }
 
+/// When a payload starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Start {
+    AtOnce,
+    /// When the host program says so.
+    OnWord,
+    /// When any process says so at the gate, a FIFO that was passed last: the host program may have ended by then.
+    AtGate,
+}
+
 /// The stage's program, and what the host program's side has to know of it.
 #[derive(Clone, Debug)]
 pub(crate) struct Stage {
@@ -112,7 +125,7 @@ pub(crate) struct Stage {
 
 /// The stage's program. The part that gives up what a payload must not have is the same in a new sandbox and in a
 /// living one.
-pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload, site: Site) -> Stage {
+pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload, site: Site, start: Start) -> Stage {
     let mut p = Program::new();
     let name = [p.input("name"), p.input("name")];
     baseline(&mut p, payload, name, site);
@@ -132,7 +145,7 @@ pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload, site: Site) -
         }
         Site::Living => (Some(enter(&mut p, sandbox, payload)), sandbox.entering_proc.run(&mut p), 1),
     };
-    restrict(&mut p, sandbox, payload, site, label, umask, kept);
+    restrict(&mut p, sandbox, payload, site, label, umask, (kept, start));
     Stage { program: p, name, entry }
 }
 
@@ -222,7 +235,7 @@ fn restrict(
     site: Site,
     label: Label<'_>,
     umask: Slot,
-    kept: usize,
+    (kept, start): (usize, Start),
 ) {
     let fragment = |p: &mut Program, wanted: Step| {
         for (_, program) in sandbox.credentials.programs().filter(|(step, _)| *step == wanted) {
@@ -255,7 +268,7 @@ fn restrict(
     fragment(p, Step::Capabilities);
 
     p.at(Step::ParentDeath, "");
-    if sandbox.lifetime == Lifetime::Detached {
+    if sandbox.lifetime == Lifetime::Detached && start != Start::AtGate {
         p.prctl(libc::PR_SET_PDEATHSIG, [0; 4]);
     } else {
         parent_death(p);
@@ -271,7 +284,7 @@ fn restrict(
         p.append(landlock.program());
     }
 
-    let (control, program) = descriptors(p, payload, kept as i32);
+    let Left { control, program, gate } = descriptors(p, payload, kept as i32, start);
 
     p.at(Step::WorkingDirectory, payload.directory.to_string_lossy());
     let how = OpenHow {
@@ -304,6 +317,19 @@ fn restrict(
         let go = p.room(1);
         p.write_all(control, &[WORD_OF_VERIFICATION]);
         p.read_exact(control, go);
+    }
+
+    if start != Start::AtOnce {
+        p.at(Step::Pause, "");
+        let word = p.room(1);
+        p.write_all(control, &[WORD_OF_PAUSE]);
+        p.read_exact(control, word);
+        if let Some(gate) = gate {
+            // The host program has written down where we are: from now on its end is not ours.
+            p.prctl(libc::PR_SET_PDEATHSIG, [0; 4]);
+            p.close(control);
+            p.read_exact(gate, word);
+        }
     }
 
     p.at(Step::Signals, "");
@@ -345,26 +371,35 @@ pub(crate) fn parent_death(p: &mut Program) {
     p.prctl(libc::PR_SET_PDEATHSIG, [libc::SIGKILL as u64, 0, 0, 0]);
 }
 
-/// Closes all that set-up used, and gives the declared descriptors their numbers. The control socket, and the program
-/// if it was passed, are left, by other numbers maybe: these are returned. The exec closes both.
-fn descriptors(p: &mut Program, payload: &Payload, trees: i32) -> (Fd, Option<Slot>) {
+/// Descriptors that are left beside the declared ones, by other numbers maybe: until the exec, which closes them.
+struct Left {
+    control: Fd,
+    /// The program, if that was passed.
+    program: Option<Slot>,
+    gate: Option<Slot>,
+}
+
+/// Closes all that set-up used, and gives the declared descriptors their numbers.
+fn descriptors(p: &mut Program, payload: &Payload, kept: i32, start: Start) -> Left {
     p.at(Step::Descriptors, "");
     let program = matches!(payload.program, Executable::Passed);
-    if payload.descriptors.is_empty() && !program {
+    let gate = start == Start::AtGate;
+    if payload.descriptors.is_empty() && !program && !gate {
         p.close_range(FD_CONTROL + 1, -1);
-        return (Fd::number(FD_CONTROL), None);
+        return Left { control: Fd::number(FD_CONTROL), program: None, gate: None };
     }
     // The targets may be anything above 2, the control socket's number too: everything moves above them first.
-    let first = FD_PASSED + trees;
-    let count = payload.descriptors.len() as i32 + i32::from(program);
+    let first = FD_PASSED + kept;
+    let count = payload.descriptors.len() as i32 + i32::from(program) + i32::from(gate);
     let highest = payload.descriptors.iter().copied().max().unwrap_or(0);
     let above = (first + count).max(highest + 1);
     let control = p.dup_from(Fd::number(FD_CONTROL), above);
     let mut copies: Vec<_> = (first..first + count).map(|fd| p.dup_from(Fd::number(fd), above)).collect();
     p.close_range(3, above - 1);
+    let gate = if gate { copies.pop() } else { None };
     let program = if program { copies.pop() } else { None };
     for (copy, &target) in copies.into_iter().zip(&payload.descriptors) {
         p.dup3(copy, target, false);
     }
-    (control.into(), program)
+    Left { control: control.into(), program, gate }
 }

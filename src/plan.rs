@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::guard::{guarded, of_cgroup};
 use crate::launch::launch;
 use crate::network::Wiring;
-use crate::order::{Payload, Site, stage_program};
+use crate::order::{Payload, Site, Start, stage_program};
 use crate::pod::Pod;
 use crate::prepare::Prepared;
 use crate::prologue::Prologue;
@@ -81,6 +81,7 @@ pub struct Plan {
 pub(crate) struct Handling {
     /// The living sandbox to enter, if it is not to be a new one.
     pub(crate) target: Option<Target>,
+    pub(crate) start: Start,
     pub(crate) stdio: [Stdio; 3],
     pub(crate) descriptors: Vec<Arc<OwnedFd>>,
     pub(crate) timeout: Option<Duration>,
@@ -100,14 +101,14 @@ pub(crate) struct Supervision {
 
 impl Plan {
     pub(crate) fn new(sandbox: &Sandbox, payload: &Payload, handling: Handling) -> Self {
-        let Handling { target, stdio, descriptors, timeout, output_limit } = handling;
+        let Handling { target, start, stdio, descriptors, timeout, output_limit } = handling;
         let prepared = &sandbox.prepared;
         let site = match (&target, &prepared.pod) {
             (Some(_), _) => Site::Living,
             (None, Some(_)) => Site::Pod,
             (None, None) => Site::New,
         };
-        let stage = stage_program(prepared, payload, site);
+        let stage = stage_program(prepared, payload, site, start);
         let new = |condition: bool| condition && site != Site::Living;
         let cloned = site == Site::New;
         let namespaces = if cloned { prepared.early() } else { Namespaces::EMPTY };
@@ -119,12 +120,13 @@ impl Plan {
             }
             Site::Living => (1, capabilities_to_enter(prepared, payload)),
         };
+        let gates = usize::from(start == Start::AtGate);
         Self {
             clone_flags: namespaces.bits(),
             namespaces,
             joins: if new(true) { prepared.joins.clone() } else { Vec::new() },
             cgroup: prepared.cgroup.clone().filter(|_| new(true)),
-            prologue: Prologue::new(kept + descriptors.len(), capabilities.bits()),
+            prologue: Prologue::new(kept + descriptors.len() + gates, capabilities.bits()),
             sources: if new(true) { prepared.view.sources.clone() } else { Program::new() },
             source_slots: if new(true) { prepared.view.trees.clone() } else { Vec::new() },
             maps: prepared.maps.clone().filter(|_| cloned),

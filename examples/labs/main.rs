@@ -22,8 +22,10 @@ mod closure;
 mod daemon;
 mod doctor;
 mod ipc;
+mod iptables;
 mod kit;
 mod lab;
+mod labels;
 mod mounts;
 mod namespaces;
 mod network;
@@ -38,6 +40,7 @@ mod syscalls;
 mod troubleshooting;
 mod user_namespace;
 mod users;
+mod wires;
 
 use std::process::ExitCode;
 
@@ -60,7 +63,9 @@ const TOPICS: &[(&str, &[Lab])] = &[
     ("users", users::LABS),
     ("capabilities", capabilities::LABS),
     ("syscalls", syscalls::LABS),
+    ("labels", labels::LABS),
     ("network", network::LABS),
+    ("iptables", iptables::LABS),
     ("security_context", security_context::LABS),
     ("network_policy", network_policy::LABS),
     ("troubleshooting", troubleshooting::LABS),
