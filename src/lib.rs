@@ -37,6 +37,7 @@ mod status;
 mod stdio;
 mod stop;
 mod sys;
+mod tracing;
 mod view;
 
 pub use child::{Child, Output};

@@ -25,6 +25,7 @@ use crate::prologue::Prologue;
 use crate::sandbox::{Lifetime, Sandbox};
 use crate::spawner::{Bench, Thread};
 use crate::stdio::Stdio;
+use crate::tracing::{Marks, timed};
 
 /// One spawn, decided: `Display` prints every step in order, with the system calls as strace would print them, and
 /// what is printed is what runs.
@@ -58,6 +59,8 @@ pub struct Plan {
     pub(crate) guard: bool,
     pub(crate) wiring: Option<Wiring>,
     pub(crate) stage: Program,
+    /// Where the stage writes down when it came to its steps, if somebody wants to know.
+    pub(crate) marks: Marks,
     /// Inputs of the stage's program: its name.
     stage_name: [Slot; 2],
     /// The living sandbox to enter, in place of a new one, and how the stage does it.
@@ -103,6 +106,7 @@ impl Plan {
         let prepared = &sandbox.prepared;
         let site = if target.is_some() { Site::Living } else { Site::New };
         let stage = stage_program(prepared, payload, site);
+        let (program, marks) = timed(stage.program);
         let new = |condition: bool| condition && site == Site::New;
         let namespaces = if new(true) { prepared.early() } else { Namespaces::EMPTY };
         let (kept, capabilities) = match site {
@@ -125,7 +129,8 @@ impl Plan {
             oom_score_adj: payload.oom_score_adj.filter(|_| new(true)),
             terminal: payload.terminal.is_some(),
             wiring: prepared.wiring.clone().filter(|_| new(true)),
-            stage: stage.program,
+            stage: program,
+            marks,
             stage_name: stage.name,
             target,
             entry: stage.entry,
@@ -201,6 +206,11 @@ impl Plan {
     /// Where in the stage's image the pid of the process inside a living sandbox will stand.
     pub(crate) fn position_of_pid(&self) -> Option<u64> {
         self.entry.map(|entry| self.stage.position(entry.pid))
+    }
+
+    /// The program's path, as it is looked for inside.
+    pub(crate) fn program(&self) -> &str {
+        self.stage.object(self.stage.len().saturating_sub(1)).unwrap_or_default()
     }
 
     /// How many system calls the child makes until the payload is executed, when none fails.
