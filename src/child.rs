@@ -174,6 +174,11 @@ impl Child {
         self.pid
     }
 
+    /// The id maps of its user namespace, if it has one.
+    pub(crate) fn maps(&self) -> Option<palisade_creds::Maps> {
+        self.sandbox.prepared.maps.as_ref().map(|prepared| prepared.maps().clone())
+    }
+
     /// The pidfd: readable when the payload has ended, for an event loop of one's own.
     pub fn pidfd(&self) -> BorrowedFd<'_> {
         self.live().pidfd.as_fd()

@@ -45,21 +45,28 @@ pub(crate) enum Origin {
 /// What the host program's side has to know of the stage's program.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Entry {
-    /// Input: the kinds of namespaces to join.
-    pub(crate) kinds: Slot,
+    /// Input: the kinds of namespaces to join, where that is known only at the spawn.
+    pub(crate) kinds: Option<Slot>,
     /// Where the pid of the process inside will stand.
     pub(crate) pid: Place,
 }
 
 /// Joins, becomes the sandbox's user, and goes on in a child that is inside altogether.
 pub(crate) fn enter(p: &mut Program, sandbox: &Prepared, payload: &Payload) -> Entry {
-    let during = payload.setup_capabilities(sandbox).bits();
-    let entry = Entry { kinds: p.input("kinds that differ"), pid: p.room(4) };
+    let kinds = p.input("kinds that differ");
     p.at(Step::Join, "");
     // Of one process, in one call: all of them or none.
     let target = Fd::number(FD_PASSED);
-    p.setns(target, entry.kinds);
+    p.setns(target, kinds);
     p.close(target);
+    Entry { kinds: Some(kinds), pid: inside(p, sandbox, payload) }
+}
+
+/// Becomes the sandbox's user in the namespaces that were joined, and goes on in a child that is inside altogether.
+/// Gives the place where its pid will stand.
+pub(crate) fn inside(p: &mut Program, sandbox: &Prepared, payload: &Payload) -> Place {
+    let during = payload.setup_capabilities(sandbox).bits();
+    let pid = p.room(4);
     let identity = &sandbox.identity;
     if sandbox.maps.is_some() && identity.change {
         p.at(Step::Join, format!("{}:{}", identity.uid, identity.gid));
@@ -71,7 +78,7 @@ pub(crate) fn enter(p: &mut Program, sandbox: &Prepared, payload: &Payload) -> E
     p.at(Step::Join, "");
     p.capset(during, during, 0);
     let (leave, inside) = (p.forward(), p.forward());
-    p.fork_sibling(entry.pid);
+    p.fork_sibling(pid);
     p.branch(leave);
     p.getpid();
     p.branch(inside);
@@ -82,7 +89,7 @@ pub(crate) fn enter(p: &mut Program, sandbox: &Prepared, payload: &Payload) -> E
     parent_death(p);
     let go = p.room(1);
     p.read_exact(Fd::number(FD_CONTROL), go);
-    entry
+    pid
 }
 
 /// What was found out about a target just before it is entered.
@@ -136,7 +143,7 @@ impl Target {
     fn check(&self, sandbox: &Prepared, kinds: Namespaces) -> Result<Option<Cgroup>> {
         let process =
             ProcRoot::host().and_then(|proc| proc.process_of_pidfd(&self.pidfd)).map_err(of_proc)?;
-        let own = sandbox.namespaces.union(sandbox.joins.iter().map(AnyNs::kind).collect());
+        let own = sandbox.namespaces.union(sandbox.joined().map(AnyNs::kind).collect());
         let mut wrong = Vec::new();
         for kind in Namespaces::ALL.iter().filter(|kind| kinds.contains(*kind) != own.contains(*kind)) {
             wrong.push(if kinds.contains(kind) {

@@ -17,13 +17,13 @@ use palisade_sys::{Outcome, Step};
 use crate::child::Live;
 use crate::collector::{Collector, Watched, has_name};
 use crate::enforced::{OwnNamespaces, Verifier};
-use crate::enter::{Way, follow};
+use crate::enter::{Target, Way, follow};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guard;
 use crate::namespaces::joined;
 use crate::network::Connection;
 use crate::newborn::{Newborn, Watch, control_sockets, read_outcome};
-use crate::order::WORD_OF_VERIFICATION;
+use crate::order::{WORD_OF_PAUSE, WORD_OF_VERIFICATION};
 use crate::plan::Plan;
 use crate::reaper;
 use crate::spawner::{self, Bench, Thread};
@@ -66,6 +66,18 @@ pub(crate) fn launch(plan: Plan) -> Result<Started> {
     });
     spawn.ends(&started, |started| started.pid);
     started
+}
+
+/// Runs a plan until its child waits for its start.
+pub(crate) fn launch_paused(plan: Plan) -> Result<Standing> {
+    let (limit, which) = (plan.setup_timeout, plan.thread());
+    let spawn = Spawn::of(plan.program());
+    let inside = spawn.clone();
+    let standing = supervise(limit, which, &Arc::default(), move |bench, watch| {
+        inside.within(|| stand(plan, bench, watch)?.pause())
+    });
+    spawn.ends(&standing, |standing| standing.child.pid);
+    standing
 }
 
 /// Does some work of a set-up on a spawner thread, at most for a time.
@@ -126,7 +138,7 @@ pub(crate) struct Standing {
     terminal: Option<OwnedFd>,
     /// Waits for it, if it entered a living sandbox.
     collector: Option<Arc<Collector>>,
-    verifier: Verifier,
+    pub(crate) verifier: Verifier,
     pub(crate) plan: Plan,
 }
 
@@ -154,7 +166,8 @@ fn perform(plan: Plan, way: Option<&Way>, bench: &mut Bench, watch: &Arc<Watch>)
 
     let standard = [&stdin, &stdout, &stderr].map(|stream| stream.child.number());
     let target = plan.target.iter().map(|target| &*target.pidfd);
-    let passed = trees.iter().chain(target).chain(plan.descriptors()).map(AsRawFd::as_raw_fd);
+    let declared = target.chain(plan.descriptors()).map(AsRawFd::as_raw_fd);
+    let passed = trees.iter().map(AsRawFd::as_raw_fd).chain(plan.pod()).chain(declared);
     let own = [theirs.as_raw_fd(), image.as_raw_fd()];
     let mut prologue = plan.prologue.image(standard.into_iter().chain(own).chain(passed), stage.as_raw_fd());
 
@@ -280,13 +293,35 @@ impl Standing {
     /// Waits until the payload is executed.
     pub(crate) fn execute(self) -> Result<Started> {
         let target = self.plan.target.clone();
-        self.executed().map_err(|error| match target {
-            Some(target) => target.explain(error),
-            None => error,
-        })
+        self.executed(None).map_err(|error| explained(target, error))
     }
 
-    fn executed(self) -> Result<Started> {
+    /// Waits until the child waits for its start.
+    fn pause(mut self) -> Result<Self> {
+        loop {
+            match hear(&self.control).map_err(|error| unheard(&error))? {
+                Some(Word { byte: WORD_OF_PAUSE, .. }) => break,
+                Some(word) => self.terminal = self.terminal.take().or(word.descriptor),
+                None => {
+                    let ended = conclude(&self.plan, &self.image, &self.name, &self.child, None);
+                    let error = ended.err().unwrap_or_else(timed_out);
+                    return Err(explained(self.plan.target.clone(), error));
+                }
+            }
+        }
+        self.child = self.child.renew().ok_or_else(timed_out)?;
+        Ok(self)
+    }
+
+    /// Lets a child that waits for it execute its payload. Not on the thread that made the child.
+    pub(crate) fn start(self) -> Result<Started> {
+        let (target, collector) = (self.plan.target.clone(), self.collector.clone());
+        let started = go(&self.control, Step::Pause).and_then(|()| self.executed(collector.as_deref()));
+        started.map_err(|error| explained(target, error))
+    }
+
+    /// `waits`: who waits for the child, if that is not the calling thread.
+    fn executed(self, waits: Option<&Collector>) -> Result<Started> {
         let Self {
             mut child,
             control,
@@ -308,7 +343,7 @@ impl Standing {
             Ok(())
         })?;
         tell(&plan.stage, &plan.marks, &image);
-        conclude(&plan, &image, &name, &child, None)?;
+        conclude(&plan, &image, &name, &child, waits)?;
         if plan.verify {
             child.payload().map_or(Ok(()), |process| verifier.after_exec(process))?;
         }
@@ -329,6 +364,13 @@ impl Standing {
             verifier,
         };
         Ok(Started { pid, live: Some(live), streams, terminal })
+    }
+}
+
+fn explained(target: Option<Target>, error: Error) -> Error {
+    match target {
+        Some(target) => target.explain(error),
+        None => error,
     }
 }
 

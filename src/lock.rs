@@ -30,7 +30,14 @@ impl Lock {
     pub(crate) const CAPABILITIES: [Capability; 3] =
         [Capability::Setuid, Capability::Setgid, Capability::Setfcap];
 
-    pub(crate) fn new(spec: &Spec, root: Option<&PreparedRoot>, maps: &Maps, identity: Identity) -> Self {
+    /// `wired`: the host program does something to the network before the stage goes on.
+    pub(crate) fn new(
+        spec: &Spec,
+        root: Option<&PreparedRoot>,
+        maps: &Maps,
+        identity: Identity,
+        wired: bool,
+    ) -> Self {
         let mut late = Namespaces::EMPTY;
         for (kind, filesystem) in [
             (Namespace::Uts, ""),
@@ -38,10 +45,12 @@ impl Lock {
             (Namespace::Ipc, "mqueue"),
             (Namespace::Cgroup, "cgroup2"),
         ] {
-            // A file system that shows a namespace is mounted by the namespace's owner; parameters are set before.
+            // A file system that shows a namespace is mounted by the namespace's owner; parameters are set and networks
+            // wired before.
             let mounted = root.is_some_and(|root| root.mounts_filesystem(filesystem));
             let parameters = !spec.sysctls.is_empty() && matches!(kind, Namespace::Net | Namespace::Ipc);
-            if spec.namespaces.contains(kind) && !mounted && !parameters {
+            let wired = wired && kind == Namespace::Net;
+            if spec.namespaces.contains(kind) && !mounted && !parameters && !wired {
                 late = late.with(kind);
             }
         }
@@ -55,7 +64,7 @@ impl Lock {
 
     /// Opens the stage's own directory in the host's `/proc`, through which its maps will be written.
     pub(crate) fn open(p: &mut Program) -> Slot {
-        p.at(Step::IdMaps, "/proc/self");
+        p.at(Step::Propagation, "/proc/self");
         let flags = libc::O_PATH | libc::O_DIRECTORY;
         p.openat2(Fd::CWD, c"/proc/self", OpenHow { flags, ..OpenHow::default() })
     }

@@ -1,7 +1,7 @@
 //! A child before its payload: cloned, given its ids, watched, and killed unless it is taken.
 
 use std::cell::OnceCell;
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -124,6 +124,21 @@ impl Newborn {
         }
     }
 
+    /// The same child under a new watch, unless the time of the old one is over: then it is killed and waited for here.
+    pub(crate) fn renew(mut self) -> Option<Self> {
+        if !self.watch.close() {
+            return None;
+        }
+        let watch = Watch::default();
+        watch.pidfd.store(self.pidfd.as_ref()?.as_raw_fd(), Ordering::SeqCst);
+        self.watch = Arc::new(watch);
+        Some(self)
+    }
+
+    pub(crate) fn watch(&self) -> Arc<Watch> {
+        Arc::clone(&self.watch)
+    }
+
     /// Hands it over, unless its time is over: then it is killed and waited for here.
     pub(crate) fn take(mut self) -> Option<(u32, OwnedFd)> {
         let in_time = self.watch.close();
@@ -214,6 +229,26 @@ impl Helper {
         flags: u64,
         bench: &mut Bench,
     ) -> Result<Self> {
+        Self::start_with(program, passed, 0, flags, bench)
+    }
+
+    /// One without descriptors, but with these capabilities in its user namespace.
+    pub(crate) fn with_capabilities(
+        program: &Program,
+        capabilities: u64,
+        flags: u64,
+        bench: &mut Bench,
+    ) -> Result<Self> {
+        Self::start_with(program, &[], capabilities, flags, bench)
+    }
+
+    fn start_with(
+        program: &Program,
+        passed: &[OwnedFd],
+        capabilities: u64,
+        flags: u64,
+        bench: &mut Bench,
+    ) -> Result<Self> {
         let failed = |call: &'static str| move |error: io::Error| Error::call(Step::Prepare, call, &error);
         let stage = stage::stage()?;
         let (control, theirs) = control_sockets()?;
@@ -222,7 +257,7 @@ impl Helper {
         let standard = [null.child.number(); 3].into_iter();
         let own = [theirs.as_raw_fd(), image.as_raw_fd()];
         let numbers = passed.iter().map(AsRawFd::as_raw_fd);
-        let prologue = Prologue::new(passed.len(), 0);
+        let prologue = Prologue::new(passed.len(), capabilities);
         let mut started = prologue.image(standard.chain(own).chain(numbers), stage.as_raw_fd());
         let child = Newborn::clone(flags, None, Arc::default(), bench, &mut started)
             .map_err(|error| Error::call(Step::Clone, "clone3", &error))?;
@@ -230,6 +265,20 @@ impl Helper {
             Outcome::Failed(fault) => Err(Error::explained(prologue.program.explain(fault))),
             _ => Ok(Self { control, image, child }),
         }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.pid
+    }
+
+    pub(crate) fn give_maps(&self, maps: &PreparedMaps) -> Result<()> {
+        self.child.give_maps(maps)
+    }
+
+    /// Sends it a byte and waits for its answer of one.
+    pub(crate) fn talk(&mut self) -> io::Result<()> {
+        self.control.write_all(b"g")?;
+        self.control.read_exact(&mut [0])
     }
 
     pub(crate) fn outcome(&self) -> Outcome {

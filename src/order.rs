@@ -12,6 +12,7 @@ use palisade_sys::{FD_CONTROL, FD_PASSED, Fd, OpenHow, Place, Program, Slot, Ste
 use crate::confine::Label;
 use crate::enter::{Entry, enter};
 use crate::lock::Lock;
+use crate::pod::Pod;
 use crate::prepare::Prepared;
 use crate::pty::Terminal;
 use crate::rlimit::Resource;
@@ -83,6 +84,9 @@ pub enum Session {
 /// What the stage says when it waits for its restrictions to be read back.
 pub(crate) const WORD_OF_VERIFICATION: u8 = b'v';
 
+/// What it says when it waits for its start.
+pub(crate) const WORD_OF_PAUSE: u8 = b'p';
+
 /// All signals but SIGKILL and SIGSTOP, whose disposition can't be set: bit n - 1 is signal n.
 const SETTABLE_SIGNALS: u64 = !(1 << (libc::SIGKILL - 1) | 1 << (libc::SIGSTOP - 1));
 
@@ -94,8 +98,20 @@ const TRY_NEXT: &[i32] = &[libc::ENOENT, libc::ENOTDIR, libc::EACCES, libc::ESTA
 pub(crate) enum Site {
     /// In namespaces of its own, in which the stage was cloned.
     New,
+    /// In some of its own and those of a pod, which the stage joins.
+    Pod,
     /// In those of a living sandbox, which the stage has to enter.
     Living,
+}
+
+/// When a payload starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Start {
+    AtOnce,
+    /// When the host program says so.
+    OnWord,
+    /// When any process says so at the gate, a FIFO that was passed last: the host program may have ended by then.
+    AtGate,
 }
 
 /// The stage's program, and what the host program's side has to know of it.
@@ -109,7 +125,7 @@ pub(crate) struct Stage {
 
 /// The stage's program. The part that gives up what a payload must not have is the same in a new sandbox and in a
 /// living one.
-pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload, site: Site) -> Stage {
+pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload, site: Site, start: Start) -> Stage {
     let mut p = Program::new();
     let name = [p.input("name"), p.input("name")];
     baseline(&mut p, payload, name, site);
@@ -118,15 +134,23 @@ pub(crate) fn stage_program(sandbox: &Prepared, payload: &Payload, site: Site) -
     }
     let umask = p.umask(0);
     let (entry, label, kept) = match site {
-        Site::New => (None, build(&mut p, sandbox, payload), sandbox.view.trees.len()),
+        Site::New => {
+            arrive(&mut p, sandbox, payload);
+            (None, build(&mut p, sandbox, payload), sandbox.view.trees.len())
+        }
+        Site::Pod => {
+            let entry = sandbox.pod.as_ref().map(|pod| pod.join(&mut p, sandbox, payload));
+            let passed = sandbox.pod.iter().flat_map(Pod::namespaces).count();
+            (entry, build(&mut p, sandbox, payload), sandbox.view.trees.len() + passed)
+        }
         Site::Living => (Some(enter(&mut p, sandbox, payload)), sandbox.entering_proc.run(&mut p), 1),
     };
-    restrict(&mut p, sandbox, payload, site, label, umask, kept);
+    restrict(&mut p, sandbox, payload, site, label, umask, (kept, start));
     Stage { program: p, name, entry }
 }
 
 fn baseline(p: &mut Program, payload: &Payload, name: [Slot; 2], site: Site) {
-    if let (Site::Living, Some(adjustment)) = (site, payload.oom_score_adj) {
+    if let (true, Some(adjustment)) = (site != Site::New, payload.oom_score_adj) {
         // By itself, while its /proc is open to it: whom the host program waits for is somebody else.
         p.at(Step::Baseline, "oom_score_adj");
         let how = OpenHow { flags: libc::O_WRONLY, ..OpenHow::default() };
@@ -135,7 +159,7 @@ fn baseline(p: &mut Program, payload: &Payload, name: [Slot; 2], site: Site) {
         p.close(file);
     }
     p.at(Step::Baseline, "");
-    if site == Site::Living {
+    if site != Site::New {
         // Before all that follows: what runs in there must not look at a process that comes from the host.
         p.prctl(libc::PR_SET_DUMPABLE, [0; 4]);
     }
@@ -147,8 +171,8 @@ fn baseline(p: &mut Program, payload: &Payload, name: [Slot; 2], site: Site) {
     p.prctl(libc::PR_CAP_AMBIENT, [libc::PR_CAP_AMBIENT_CLEAR_ALL as u64, 0, 0, 0]);
 }
 
-/// Builds the sandbox, in its new namespaces.
-fn build<'a>(p: &mut Program, sandbox: &'a Prepared, payload: &Payload) -> Label<'a> {
+/// The first steps in new namespaces: ids, and clocks.
+fn arrive(p: &mut Program, sandbox: &Prepared, payload: &Payload) {
     let identity = &sandbox.identity;
     let during = payload.setup_capabilities(sandbox).bits();
     p.capset(during, during, 0);
@@ -158,7 +182,6 @@ fn build<'a>(p: &mut Program, sandbox: &'a Prepared, payload: &Payload) -> Label
         let go = p.room(1);
         p.read_exact(Fd::number(FD_CONTROL), go);
     }
-    let own = sandbox.lock.as_ref().map(|_| Lock::open(p));
     let clocks = sandbox.time.map(|offsets| {
         // Opened before a change of ids closes the process's own /proc to it.
         p.at(Step::IdMaps, "/proc/self/timens_offsets");
@@ -175,6 +198,12 @@ fn build<'a>(p: &mut Program, sandbox: &'a Prepared, payload: &Payload) -> Label
         p.at(Step::TimeNamespace, "");
         offsets.enter(p, file);
     }
+}
+
+/// Builds the sandbox, in its namespaces.
+fn build<'a>(p: &mut Program, sandbox: &'a Prepared, payload: &Payload) -> Label<'a> {
+    let during = payload.setup_capabilities(sandbox).bits();
+    let own = sandbox.lock.as_ref().map(|_| Lock::open(p));
 
     p.append(&sandbox.view.build); // propagation, mounts, pivot_root
     name_and_network(p, sandbox, sandbox.early());
@@ -206,7 +235,7 @@ fn restrict(
     site: Site,
     label: Label<'_>,
     umask: Slot,
-    kept: usize,
+    (kept, start): (usize, Start),
 ) {
     let fragment = |p: &mut Program, wanted: Step| {
         for (_, program) in sandbox.credentials.programs().filter(|(step, _)| *step == wanted) {
@@ -239,7 +268,7 @@ fn restrict(
     fragment(p, Step::Capabilities);
 
     p.at(Step::ParentDeath, "");
-    if sandbox.lifetime == Lifetime::Detached {
+    if sandbox.lifetime == Lifetime::Detached && start != Start::AtGate {
         p.prctl(libc::PR_SET_PDEATHSIG, [0; 4]);
     } else {
         parent_death(p);
@@ -255,7 +284,7 @@ fn restrict(
         p.append(landlock.program());
     }
 
-    let (control, program) = descriptors(p, payload, kept as i32);
+    let Left { control, program, gate } = descriptors(p, payload, kept as i32, start);
 
     p.at(Step::WorkingDirectory, payload.directory.to_string_lossy());
     let how = OpenHow {
@@ -288,6 +317,19 @@ fn restrict(
         let go = p.room(1);
         p.write_all(control, &[WORD_OF_VERIFICATION]);
         p.read_exact(control, go);
+    }
+
+    if start != Start::AtOnce {
+        p.at(Step::Pause, "");
+        let word = p.room(1);
+        p.write_all(control, &[WORD_OF_PAUSE]);
+        p.read_exact(control, word);
+        if let Some(gate) = gate {
+            // The host program has written down where we are: from now on its end is not ours.
+            p.prctl(libc::PR_SET_PDEATHSIG, [0; 4]);
+            p.close(control);
+            p.read_exact(gate, word);
+        }
     }
 
     p.at(Step::Signals, "");
@@ -329,26 +371,35 @@ pub(crate) fn parent_death(p: &mut Program) {
     p.prctl(libc::PR_SET_PDEATHSIG, [libc::SIGKILL as u64, 0, 0, 0]);
 }
 
-/// Closes all that set-up used, and gives the declared descriptors their numbers. The control socket, and the program
-/// if it was passed, are left, by other numbers maybe: these are returned. The exec closes both.
-fn descriptors(p: &mut Program, payload: &Payload, trees: i32) -> (Fd, Option<Slot>) {
+/// Descriptors that are left beside the declared ones, by other numbers maybe: until the exec, which closes them.
+struct Left {
+    control: Fd,
+    /// The program, if that was passed.
+    program: Option<Slot>,
+    gate: Option<Slot>,
+}
+
+/// Closes all that set-up used, and gives the declared descriptors their numbers.
+fn descriptors(p: &mut Program, payload: &Payload, kept: i32, start: Start) -> Left {
     p.at(Step::Descriptors, "");
     let program = matches!(payload.program, Executable::Passed);
-    if payload.descriptors.is_empty() && !program {
+    let gate = start == Start::AtGate;
+    if payload.descriptors.is_empty() && !program && !gate {
         p.close_range(FD_CONTROL + 1, -1);
-        return (Fd::number(FD_CONTROL), None);
+        return Left { control: Fd::number(FD_CONTROL), program: None, gate: None };
     }
     // The targets may be anything above 2, the control socket's number too: everything moves above them first.
-    let first = FD_PASSED + trees;
-    let count = payload.descriptors.len() as i32 + i32::from(program);
+    let first = FD_PASSED + kept;
+    let count = payload.descriptors.len() as i32 + i32::from(program) + i32::from(gate);
     let highest = payload.descriptors.iter().copied().max().unwrap_or(0);
     let above = (first + count).max(highest + 1);
     let control = p.dup_from(Fd::number(FD_CONTROL), above);
     let mut copies: Vec<_> = (first..first + count).map(|fd| p.dup_from(Fd::number(fd), above)).collect();
     p.close_range(3, above - 1);
+    let gate = if gate { copies.pop() } else { None };
     let program = if program { copies.pop() } else { None };
     for (copy, &target) in copies.into_iter().zip(&payload.descriptors) {
         p.dup3(copy, target, false);
     }
-    (control.into(), program)
+    Left { control: control.into(), program, gate }
 }

@@ -19,7 +19,8 @@ use crate::error::{Error, Result};
 use crate::guard::{guarded, of_cgroup};
 use crate::launch::launch;
 use crate::network::Wiring;
-use crate::order::{Payload, Site, stage_program};
+use crate::order::{Payload, Site, Start, stage_program};
+use crate::pod::Pod;
 use crate::prepare::Prepared;
 use crate::prologue::Prologue;
 use crate::sandbox::{Lifetime, Sandbox};
@@ -83,6 +84,7 @@ pub struct Plan {
 pub(crate) struct Handling {
     /// The living sandbox to enter, if it is not to be a new one.
     pub(crate) target: Option<Target>,
+    pub(crate) start: Start,
     pub(crate) stdio: [Stdio; 3],
     pub(crate) descriptors: Vec<Arc<OwnedFd>>,
     pub(crate) timeout: Option<Duration>,
@@ -102,31 +104,41 @@ pub(crate) struct Supervision {
 
 impl Plan {
     pub(crate) fn new(sandbox: &Sandbox, payload: &Payload, handling: Handling) -> Self {
-        let Handling { target, stdio, descriptors, timeout, output_limit } = handling;
+        let Handling { target, start, stdio, descriptors, timeout, output_limit } = handling;
         let prepared = &sandbox.prepared;
-        let site = if target.is_some() { Site::Living } else { Site::New };
-        let stage = stage_program(prepared, payload, site);
+        let site = match (&target, &prepared.pod) {
+            (Some(_), _) => Site::Living,
+            (None, Some(_)) => Site::Pod,
+            (None, None) => Site::New,
+        };
+        let stage = stage_program(prepared, payload, site, start);
         let (program, marks) = timed(stage.program);
-        let new = |condition: bool| condition && site == Site::New;
-        let namespaces = if new(true) { prepared.early() } else { Namespaces::EMPTY };
+        let new = |condition: bool| condition && site != Site::Living;
+        let cloned = site == Site::New;
+        let namespaces = if cloned { prepared.early() } else { Namespaces::EMPTY };
         let (kept, capabilities) = match site {
             Site::New => (prepared.view.trees.len(), payload.setup_capabilities(prepared)),
+            Site::Pod => {
+                let passed = prepared.pod.iter().flat_map(Pod::namespaces).count();
+                (prepared.view.trees.len() + passed, capabilities_to_enter(prepared, payload))
+            }
             Site::Living => (1, capabilities_to_enter(prepared, payload)),
         };
+        let gates = usize::from(start == Start::AtGate);
         Self {
             clone_flags: namespaces.bits(),
             namespaces,
             joins: if new(true) { prepared.joins.clone() } else { Vec::new() },
             cgroup: prepared.cgroup.clone().filter(|_| new(true)),
-            prologue: Prologue::new(kept + descriptors.len(), capabilities.bits()),
+            prologue: Prologue::new(kept + descriptors.len() + gates, capabilities.bits()),
             sources: if new(true) { prepared.view.sources.clone() } else { Program::new() },
             source_slots: if new(true) { prepared.view.trees.clone() } else { Vec::new() },
-            maps: prepared.maps.clone().filter(|_| new(true)),
+            maps: prepared.maps.clone().filter(|_| cloned),
             guard: new(prepared.guard),
             init: new(prepared.init),
-            pid_namespace: entry_flags(namespaces),
-            waits: payload.waits(prepared) || site == Site::Living,
-            oom_score_adj: payload.oom_score_adj.filter(|_| new(true)),
+            pid_namespace: entry_flags(if new(true) { prepared.early() } else { Namespaces::EMPTY }),
+            waits: payload.waits(prepared) || !cloned,
+            oom_score_adj: payload.oom_score_adj.filter(|_| cloned),
             terminal: payload.terminal.is_some(),
             wiring: prepared.wiring.clone().filter(|_| new(true)),
             stage: program,
@@ -189,7 +201,7 @@ impl Plan {
             image.set(slot, u64::from_le_bytes(word.try_into().unwrap_or_default()));
         }
         if let (Some(entry), Some(way)) = (self.entry, way) {
-            image.set(entry.kinds, way.kinds.bits());
+            entry.kinds.into_iter().for_each(|kinds| image.set(kinds, way.kinds.bits()));
         }
         (image, name)
     }
@@ -200,7 +212,7 @@ impl Plan {
 
     /// The thread that carries it out.
     pub(crate) fn thread(&self) -> Thread {
-        if self.target.is_some() { Thread::Apart } else { Thread::Any }
+        if self.entry.is_some() { Thread::Apart } else { Thread::Any }
     }
 
     /// Where in the stage's image the pid of the process inside a living sandbox will stand.
@@ -217,6 +229,12 @@ impl Plan {
     pub fn child_calls(&self) -> usize {
         // Beside the two programs: the stage's own two, the size and the mapping of its image.
         self.prologue.program.call_count() + 2 + self.stage.call_count()
+    }
+
+    /// Numbers of the namespaces that the stage joins, which are passed before the declared descriptors.
+    pub(crate) fn pod(&self) -> impl Iterator<Item = i32> {
+        let pod = self.sandbox.prepared.pod.as_ref().filter(|_| self.target.is_none());
+        pod.into_iter().flat_map(Pod::descriptors)
     }
 
     pub(crate) fn descriptors(&self) -> impl Iterator<Item = &OwnedFd> {
@@ -326,7 +344,7 @@ impl fmt::Display for Plan {
                 writeln!(f, "    {line}")?;
             }
         }
-        if self.target.is_some() {
+        if self.entry.is_some() {
             writeln!(f, "== host program: the process inside")?;
             writeln!(f, "    wait for the child's end, pidfd_open of its sibling")?;
         }

@@ -21,6 +21,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::lock::Lock;
 use crate::namespaces::{Ipc, can_be_joined};
 use crate::network::{Network, Wiring};
+use crate::pod::Pod;
 use crate::rlimit::Resource;
 use crate::sandbox::{Calls, Lifetime, Spec, View};
 use crate::view::{self, Split};
@@ -31,6 +32,8 @@ pub(crate) struct Prepared {
     pub(crate) namespaces: Namespaces,
     /// Joined by the thread that clones.
     pub(crate) joins: Vec<AnyNs>,
+    /// Joined by the stage.
+    pub(crate) pod: Option<Pod>,
     pub(crate) time: Option<TimeOffsets>,
     pub(crate) view: Split,
     pub(crate) masks: Program,
@@ -118,8 +121,9 @@ impl Conflicts {
 }
 
 impl Prepared {
-    pub(crate) fn new(spec: Spec) -> Result<Self> {
+    pub(crate) fn new(mut spec: Spec) -> Result<Self> {
         let mut conflicts = Conflicts::default();
+        take_maps_of_pod(&mut spec, &mut conflicts);
         let caller = Caller::current()?;
         let new = |kind| spec.namespaces.contains(kind);
 
@@ -180,12 +184,13 @@ impl Prepared {
             setup = setup.with(Capability::Setuid).with(Capability::Setgid);
         }
 
+        let wiring = spec.network.as_ref().map(Network::wiring).transpose()?.flatten();
         // What it has, and what its exec or a set-user-ID program could give it.
         let reach = credentials.after().capabilities;
         let lock = maps
             .as_ref()
             .filter(|_| (reach.bounding | reach.permitted).contains(Capability::SysAdmin))
-            .map(|maps| Lock::new(&spec, root.as_ref(), maps.maps(), identity));
+            .map(|maps| Lock::new(&spec, root.as_ref(), maps.maps(), identity, wiring.is_some()));
         if lock.is_some() {
             setup = Lock::CAPABILITIES.into_iter().fold(setup, CapabilitySet::with);
         }
@@ -197,6 +202,7 @@ impl Prepared {
             namespaces: spec.namespaces,
             time: new(Namespace::Time).then_some(spec.time),
             joins: spec.joins.clone(),
+            pod: spec.pod.clone(),
             view,
             terminals: root.as_ref().is_some_and(PreparedRoot::has_terminals),
             init: spec.init,
@@ -207,7 +213,7 @@ impl Prepared {
             _root: root,
             hostname: new(Namespace::Uts).then(|| hostname.program()),
             network: loopback.then(loopback_up),
-            wiring: spec.network.as_ref().map(Network::wiring).transpose()?.flatten(),
+            wiring,
             identity,
             maps,
             credentials,
@@ -233,11 +239,39 @@ impl Prepared {
 }
 
 impl Prepared {
+    /// Namespaces of others.
+    pub(crate) fn joined(&self) -> impl Iterator<Item = &AnyNs> {
+        self.joins.iter().chain(self.pod.iter().flat_map(Pod::namespaces))
+    }
+
     /// The kinds of namespaces that the clone makes. The others are made by the stage: a time namespace takes no member
     /// before its offsets are written, and what locks the view comes after that.
     pub(crate) fn early(&self) -> Namespaces {
         let late = self.lock.as_ref().map_or(Namespaces::EMPTY, |lock| lock.late);
         self.namespaces.difference(late).without(Namespace::Time)
+    }
+}
+
+/// A member of a pod is in its user namespace: as the one user that it has, or root of several.
+fn take_maps_of_pod(spec: &mut Spec, conflicts: &mut Conflicts) {
+    let Some(pod) = &spec.pod else { return };
+    let twice = spec.namespaces.intersection(pod.kinds()).without(Namespace::User);
+    for kind in twice.iter() {
+        conflicts.add(format!("pod: a new {kind} namespace, and the pod's: leave {kind} out of namespaces"));
+    }
+    for namespace in spec.joins.iter().filter(|joined| pod.kinds().contains(joined.kind())) {
+        conflicts.add(format!("pod: {namespace} is joined, and the pod's of that kind"));
+    }
+    if !spec.namespaces.contains(Namespace::User) || spec.maps.is_some() {
+        conflicts.add("pod: all members are in its user namespace and have its id maps: give neither");
+    }
+    if spec.namespaces.contains(Namespace::Time) {
+        conflicts.add("pod: a member can't have clocks of its own");
+    }
+    spec.maps = Some(pod.maps.clone());
+    let single = pod.maps.uid().as_single::<Uid>().zip(pod.maps.gid().as_single::<Gid>());
+    if let (None, Some(((uid, _), (gid, _)))) = (spec.user, single) {
+        spec.user = Some((uid.as_raw(), gid.as_raw()));
     }
 }
 
@@ -393,7 +427,9 @@ fn check_namespaces(spec: &Spec, caller: &Caller, conflicts: &mut Conflicts) {
     if !new(Namespace::User) && !caller.privileged && !spec.namespaces.is_empty() {
         conflicts.add("namespaces: without privileges everything else needs a new user namespace");
     }
-    let ends = new(Namespace::Pid) || joins(Namespace::Pid);
+    let ends = new(Namespace::Pid)
+        || joins(Namespace::Pid)
+        || spec.pod.as_ref().is_some_and(|pod| pod.kinds().contains(Namespace::Pid));
     if !ends && spec.cgroup.is_none() && spec.lifetime == Lifetime::Host {
         conflicts.add(
             "namespaces: with neither a pid namespace nor a cgroup, descendants of the payload can't be ended for \

@@ -19,6 +19,7 @@ use crate::enter::{Origin, Target};
 use crate::error::Result;
 use crate::namespaces::Ipc;
 use crate::network::Network;
+use crate::pod::Pod;
 use crate::prepare::Prepared;
 use crate::rlimit::Resource;
 
@@ -127,6 +128,7 @@ pub(crate) struct Spec {
     /// Namespaces of others, which are joined.
     pub(crate) joins: Vec<AnyNs>,
     pub(crate) ipc: Ipc,
+    pub(crate) pod: Option<Pod>,
     pub(crate) root: View,
     pub(crate) mounts: Vec<Mount>,
     /// `None`: a loopback in a new network namespace, the host's network otherwise.
@@ -179,6 +181,7 @@ impl Default for SandboxBuilder {
             time: TimeOffsets::ZERO,
             joins: Vec::new(),
             ipc: Ipc::Private,
+            pod: None,
             root: View::Host(HostView::new()),
             mounts: Vec::new(),
             network: None,
@@ -345,6 +348,13 @@ impl SandboxBuilder {
         self.spec.namespaces = self.spec.namespaces.without(namespace.kind());
         self.spec.joins.retain(|known| known.kind() != namespace.kind());
         self.spec.joins.push(namespace);
+        self
+    }
+
+    /// Makes it a member of a pod: it joins the pod's namespaces, its user namespace among them, and has others of its own.
+    pub fn pod(mut self, pod: &Pod) -> Self {
+        self.spec.namespaces = self.spec.namespaces.difference(pod.kinds()).with(Namespace::User);
+        self.spec.pod = Some(pod.clone());
         self
     }
 

@@ -47,6 +47,7 @@ labs::labs! {
     lab_33 = 33,
     lab_34 = 34,
     lab_35 = 35,
+    lab_36 = 36,
     lab_37 = 37,
     lab_38 = 38,
     lab_39 = 39,
@@ -55,7 +56,7 @@ labs::labs! {
     lab_42 = 42,
     lab_43 = 43,
     // F
-    lab_48 = 48, lab_87 = 87, lab_91 = 91, lab_92 = 92,
+    lab_48 = 48, lab_87 = 87, lab_88 = 88, lab_91 = 91, lab_92 = 92,
     // G
     lab_50 = 50,
     lab_51 = 51,
@@ -66,7 +67,18 @@ labs::labs! {
     // H
     // I
     // J
+    lab_68 = 68,
+    lab_69 = 69,
+    lab_70 = 70,
+    lab_71 = 71,
+    lab_72 = 72,
+    lab_73 = 73,
     // K
+    lab_82 = 82,
+    lab_83 = 83,
+    lab_84 = 84,
+    lab_85 = 85,
+    lab_86 = 86,
 }
 
 fn output(arguments: &[&str]) -> String {

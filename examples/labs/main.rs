@@ -22,6 +22,7 @@ mod closure;
 mod daemon;
 mod doctor;
 mod ipc;
+mod iptables;
 mod kit;
 mod lab;
 mod mounts;
@@ -38,6 +39,7 @@ mod syscalls;
 mod troubleshooting;
 mod user_namespace;
 mod users;
+mod wires;
 
 use std::process::ExitCode;
 
@@ -61,6 +63,7 @@ const TOPICS: &[(&str, &[Lab])] = &[
     ("capabilities", capabilities::LABS),
     ("syscalls", syscalls::LABS),
     ("network", network::LABS),
+    ("iptables", iptables::LABS),
     ("security_context", security_context::LABS),
     ("network_policy", network_policy::LABS),
     ("troubleshooting", troubleshooting::LABS),

@@ -12,7 +12,9 @@ use palisade::cgroup::{Bytes, Limits};
 use palisade::ns::{Namespace, Namespaces, unshare};
 use palisade::procinfo::{ProcRoot, Process, State};
 use palisade::secfilter::Syscall;
-use palisade::{Child, ErrorKind, ExitCause, Sandbox, SandboxBuilder, Stdio, Step};
+use palisade::{
+    Child, ErrorKind, ExitCause, Feature, Sandbox, SandboxBuilder, Status, Stdio, Step, preflight,
+};
 
 use crate::doctor::examine;
 use crate::kit;
@@ -30,6 +32,17 @@ pub(crate) const LABS: &[Lab] = &[
         needs: Needs::Nothing,
         outer: Namespaces::EMPTY,
         body: Body::Run(application),
+    },
+    Lab {
+        number: 88,
+        commands: "kubectl get nodes; kubectl get componentstatuses\njournalctl -u kubelet\nkubectl logs -n kube-system kube-scheduler-...",
+        mechanism: "A cluster fails below its applications: a component that does not run, a certificate that has run out, a \
+                    node that cannot do what it is asked. What can be done on one machine is to ask it before anything \
+                    depends on it, and to keep, when a step fails, which step it was, of which object, with which errno.",
+        shows: "what this machine can do for containers, with a fix for each thing that it cannot; a forced failure, explained",
+        needs: Needs::Nothing,
+        outer: Namespaces::EMPTY,
+        body: Body::Run(machine_level),
     },
     Lab {
         number: 89,
@@ -179,6 +192,82 @@ fn application(report: &mut Report) -> Result {
             report.note(format!("the status says: {status}"));
         }
     }
+    Ok(())
+}
+
+/// A process that may make no further user namespace, as where an administrator forbids them.
+fn forbid_user_namespaces() -> Result {
+    let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
+    unshare(Namespace::User)?;
+    fs::write("/proc/self/setgroups", "deny")?;
+    fs::write("/proc/self/gid_map", format!("0 {gid} 1"))?;
+    fs::write("/proc/self/uid_map", format!("0 {uid} 1"))?;
+    Ok(fs::write("/proc/sys/user/max_user_namespaces", "0")?)
+}
+
+fn machine_level(report: &mut Report) -> Result {
+    // First what was forced: a copy of a program that has sandboxes can make none.
+    let (step, hint, finding): (String, String, String) = kit::in_child(|| {
+        forbid_user_namespaces()?;
+        let found = preflight();
+        let finding = found.get(&Feature::Namespace(Namespace::User)).ok_or("not looked at")?;
+        let finding =
+            format!("{:?}: {}; {}", finding.status, finding.seen, finding.fix.as_deref().unwrap_or("no fix"));
+        let error = Sandbox::new()?.command("/bin/true").status().err().ok_or("it ran")?;
+        Ok((error.step().to_string(), error.to_string(), finding))
+    })?;
+    report.note(format!("where user namespaces are forbidden\n  preflight  {finding}\n  step       {step}\n  error      {hint}"));
+    report.equal("the step that failed is named", step.as_str(), Step::Clone.to_string().as_str());
+    report.check("with the setting that forbids it", hint.contains("user.max_user_namespaces"));
+    report.check(
+        "and the preflight knows before, with the fix",
+        finding.starts_with("Missing") && finding.contains("user.max_user_namespaces"),
+    );
+
+    let found = preflight();
+    let word = |status: Status| match status {
+        Status::Available => "yes",
+        Status::Limited => "in part",
+        Status::Missing => "NO",
+        _ => "unknown",
+    };
+    let mut rows: Vec<[String; 3]> = found
+        .findings
+        .iter()
+        .map(|finding| [finding.feature.to_string(), word(finding.status).to_owned(), finding.seen.clone()])
+        .collect();
+    for (name, path) in [
+        ("ip_forward", "/proc/sys/net/ipv4/ip_forward"),
+        ("br_netfilter", "/proc/sys/net/bridge/bridge-nf-call-iptables"),
+    ] {
+        let value = fs::read_to_string(path).map(|text| text.trim().to_owned());
+        let on = matches!(value.as_deref(), Ok("1"));
+        rows.push([
+            name.to_owned(),
+            if on { "yes" } else { "NO" }.to_owned(),
+            value.unwrap_or_else(|e| e.to_string()),
+        ]);
+    }
+    report.table("this machine", &["", "", ""], rows);
+    let missing = || found.findings.iter().filter(|finding| finding.status == Status::Missing);
+    for finding in missing() {
+        report.note(format!("{}: {}", finding.feature, finding.fix.as_deref().unwrap_or("no fix is known")));
+    }
+    report.check("each thing that is missing has its fix", missing().all(|finding| finding.fix.is_some()));
+    let sandbox = Sandbox::new()?;
+    let runs = sandbox.command("/bin/true").status().is_ok_and(|status| status.success());
+    report.equal("it says that sandboxes work as they do", found.is_ready(), runs);
+    let controllers: BTreeSet<&str> = found.controllers.iter().map(String::as_str).collect();
+    report.equal("and so about limits", controllers.contains("memory"), kit::cgroup().is_ok());
+
+    // The log of a set-up: every step in its order, before any is taken.
+    let plan = sandbox.command("/bin/true").plan()?.to_string();
+    let steps: Vec<&str> = plan.lines().filter(|line| line.starts_with("== ")).collect();
+    report.note(format!(
+        "the steps of a set-up, each with its calls (--explain shows them)\n{}",
+        steps.join("\n")
+    ));
+    report.check("the plan names the steps", steps.len() > 2);
     Ok(())
 }
 

@@ -90,8 +90,7 @@ impl Asked {
         let mut row = |subject, asked: String, want| rows.push(Row { subject, asked: asked.into(), want });
 
         for kind in Namespace::ALL {
-            let joined =
-                sandbox.joins.iter().find(|joined| joined.kind() == kind).map(|joined| joined.id().ino);
+            let joined = sandbox.joined().find(|joined| joined.kind() == kind).map(|joined| joined.id().ino);
             let (asked, want) = match joined {
                 _ if site == Site::Living => ("the living sandbox's".into(), Want::EnteredNamespace(kind)),
                 Some(inode) => (format!("{inode}, of others"), Want::JoinedNamespace(kind, inode)),
@@ -101,7 +100,7 @@ impl Asked {
             row(Subject::Namespace(kind), asked, want);
         }
         // What is a namespace's is not made anew for a further program in it.
-        let new = site == Site::New;
+        let new = site != Site::Living;
         if let Some(offsets) = sandbox.time.filter(|_| new) {
             let asked =
                 format!("monotonic {} boottime {}", offsets.monotonic_offset(), offsets.boottime_offset());

@@ -132,8 +132,9 @@ def newest():
     return int(read("/proc/loadavg").split()[-1])
 
 
-last = 2
-if os.fork() == 0:
+other = os.fork()
+last = newest()  # neither attacks the other
+if other == 0:
     # Looks at what /proc lists; the other one guesses the next pids, and is there first.
     try:
         while os.getppid() == 1:

@@ -1,0 +1,122 @@
+//! Sandboxes that share namespaces, as the containers of a pod do.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::io::Read;
+
+use palisade::creds::{Capability, CapabilitySet, IdMap, IdRange, Maps};
+use palisade::fsroot::Mqueue;
+use palisade::ns::{Namespace, Namespaces};
+use palisade::{Child, Pod, Sandbox, SandboxBuilder, Stdio};
+use palisade_testkit::{Snapshot, is_root, skip};
+
+fn says(builder: SandboxBuilder, script: &str) -> String {
+    let out = builder.build().unwrap().command("/bin/sh").arg("-c").arg(script).output().unwrap();
+    assert!(out.status.success(), "{script}: {}: {}", out.status, String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).unwrap()
+}
+
+/// Starts a shell that says "ready" and stays.
+fn stays(builder: SandboxBuilder, script: &str) -> Child {
+    let sandbox = builder.build().unwrap();
+    let mut command = sandbox.command("/bin/sh");
+    command.arg("-c").arg(format!("{script}; echo ready; exec sleep 100"));
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut ready = [0; 6];
+    child.stdout.take().unwrap().read_exact(&mut ready).unwrap();
+    assert_eq!(&ready, b"ready\n");
+    child
+}
+
+/// Those of the pod below first.
+const KINDS: [&str; 7] = ["user", "ipc", "net", "uts", "mnt", "pid", "cgroup"];
+
+#[test]
+fn members_share_what_the_pod_has_and_nothing_else() {
+    // Threads and the stage's file are made by the first spawn and kept.
+    says(Sandbox::builder(), "true");
+    let before = Snapshot::take();
+    let pod = Pod::new(Namespace::Ipc | Namespace::Net).unwrap();
+    let member = || Sandbox::builder().pod(&pod).mount(Mqueue::new("/queues"));
+    let mut child = stays(member(), "ipcmk -M 2000 -p 666 >/dev/null");
+    let one = KINDS.map(|kind| std::fs::read_link(format!("/proc/{}/ns/{kind}", child.id())).unwrap());
+    let two = says(member(), &format!("for k in {}; do readlink /proc/self/ns/$k; done", KINDS.join(" ")));
+    for (n, (one, two)) in one.iter().zip(two.lines()).enumerate() {
+        assert_eq!(one.to_str().unwrap() == two, n < 3, "{one:?} {two}");
+    }
+    let named: Vec<_> = pod.namespaces().iter().map(ToString::to_string).collect();
+    assert!(named.iter().all(|name| two.contains(name)), "{named:?} {two}");
+    // The same user, pids and view as in any sandbox; loopback is up; no capability.
+    let id =
+        "id -u; echo $$; grep -c ' lo:\\|127.0.0.1' /proc/net/fib_trie; grep CapEff /proc/self/status; ls /";
+    assert_eq!(says(member(), id).replace("queues\n", ""), says(Sandbox::builder(), id));
+    // What one makes the other finds.
+    assert_eq!(says(member(), "ipcs -m | grep -c 2000"), "1\n");
+    assert_eq!(says(Sandbox::builder(), "ipcs -m | grep -c 2000; true"), "0\n");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    drop((child, pod));
+    before.assert_unchanged();
+}
+
+/// Labs 27 and 35: the second container joins what the first one has, its processes too.
+#[test]
+fn a_sandbox_lends_its_namespaces() {
+    let donor = stays(Sandbox::builder().hostname("donor"), "ipcmk -M 2000 -p 666 >/dev/null");
+    let pod = Pod::of(&donor, Namespace::Ipc | Namespace::Uts | Namespace::Pid).unwrap();
+    let script = "uname -n; ipcs -m | grep -c 2000; read -r name </proc/1/comm; echo $name; test $$ -gt 1; readlink /proc/self/ns/net";
+    let text = says(Sandbox::builder().pod(&pod), script);
+    assert!(text.starts_with("donor\n1\nsleep\n"), "{text}");
+    let net = text.lines().nth(3).unwrap();
+    assert_ne!(net, std::fs::read_link(format!("/proc/{}/ns/net", donor.id())).unwrap().to_str().unwrap());
+    // A further program in a member is one of the pod, too.
+    let mut member = stays(Sandbox::builder().pod(&pod), ":");
+    let out = member.exec("/bin/sh").args(["-c", "uname -n; cat /proc/1/comm"]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&out.stdout), "donor\nsleep\n");
+    // With the first process of the pid namespace the members end.
+    drop(donor);
+    assert_eq!(member.wait().unwrap().signal(), Some(libc::SIGKILL));
+    let error = Sandbox::builder().pod(&pod).build().unwrap().command("/bin/true").spawn().unwrap_err();
+    assert_eq!(error.step(), palisade::Step::Join, "{error}");
+}
+
+#[test]
+fn what_a_member_can_not_have_is_refused() {
+    let pod = Pod::new(Namespace::Ipc).unwrap();
+    for (builder, word) in [
+        (Sandbox::builder().pod(&pod).namespaces(Namespaces::ALL.without(Namespace::Time)), "leave ipc out"),
+        (Sandbox::builder().pod(&pod).share(Namespace::User), "all members"),
+        (Sandbox::builder().pod(&pod).time_offsets(Default::default()), "clocks"),
+        (
+            Sandbox::builder().pod(&pod).id_maps(Maps::new(IdMap::identity(), IdMap::identity())),
+            "all members",
+        ),
+    ] {
+        let error = builder.build().unwrap_err().to_string();
+        assert!(error.contains(word), "{word}: {error}");
+    }
+    for kind in [Namespace::Pid, Namespace::Mount, Namespace::Time] {
+        assert!(Pod::new(kind).unwrap_err().to_string().contains("pod: a"), "{kind}");
+    }
+}
+
+/// One id map for all: who made a file of the pod's is the same for each member.
+#[test]
+fn ranges_and_capabilities_in_a_pod() {
+    if !is_root() {
+        skip!("a range of ids needs root, or delegated ids", needs = "root");
+    }
+    let range = || IdMap::new([IdRange::new(0, 300_000, 1000).unwrap()]).unwrap();
+    let pod = Pod::with_maps(Namespace::Uts | Namespace::Net, Maps::new(range(), range())).unwrap();
+    let wanted: CapabilitySet =
+        [Capability::Setuid, Capability::Setgid, Capability::NetAdmin].into_iter().collect();
+    let member = || Sandbox::builder().pod(&pod).capabilities(wanted);
+    assert_eq!(says(member(), "id -u; id -g; cat /proc/self/uid_map | tr -s ' '"), "0\n0\n 0 300000 1000\n");
+    assert_eq!(says(member().user(7, 8), "id -u; id -g"), "7\n8\n");
+    if let Some(ip) =
+        ["/usr/sbin/ip", "/usr/bin/ip"].into_iter().find(|path| std::path::Path::new(path).exists())
+    {
+        says(member(), &format!("{ip} link set lo mtu 1400"));
+        assert_eq!(says(member(), "cat /proc/net/dev >/dev/null; echo ok"), "ok\n");
+        assert!(says(member(), &format!("{ip} link show lo")).contains("mtu 1400"), "one network for both");
+    }
+}
