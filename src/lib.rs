@@ -39,6 +39,8 @@ mod status;
 mod stdio;
 mod stop;
 mod sys;
+#[cfg(feature = "tokio")]
+pub mod tokio;
 mod tracing;
 mod view;
 
