@@ -164,6 +164,11 @@ impl Child {
         self.deadline.filter(|_| self.killed_for.is_none())
     }
 
+    #[cfg(feature = "tokio")]
+    pub(crate) fn output_limit(&self) -> u64 {
+        self.output_limit
+    }
+
     pub(crate) fn has_status(&self) -> bool {
         self.status.is_some()
     }

@@ -6,7 +6,7 @@ use crate::command::Command;
 use crate::sandbox::Sandbox;
 
 /// A function of the host program: takes the arguments, returns the exit code.
-pub type Function = fn(Vec<OsString>) -> i32;
+pub type Function = fn(&[OsString]) -> i32;
 
 /// What the program is called when it is executed for one of its functions.
 const NAME: &str = "palisade:function";
@@ -18,7 +18,7 @@ const NAME: &str = "palisade:function";
 /// ```no_run
 /// use std::io::Write;
 ///
-/// fn count(_: Vec<std::ffi::OsString>) -> i32 {
+/// fn count(_: &[std::ffi::OsString]) -> i32 {
 ///     let words = std::io::read_to_string(std::io::stdin()).map(|text| text.split_whitespace().count());
 ///     i32::from(words.and_then(|words| writeln!(std::io::stdout(), "{words}")).is_err())
 /// }
@@ -40,7 +40,7 @@ pub fn dispatch(functions: &[(&str, Function)]) {
         eprintln!("{NAME}: this program has no function {name:?}");
         std::process::exit(NOT_FOUND);
     };
-    std::process::exit(function(arguments.collect()))
+    std::process::exit(function(&arguments.collect::<Vec<_>>()))
 }
 
 /// What a shell says of a command that does not exist.

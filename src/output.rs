@@ -22,7 +22,7 @@ pub(crate) struct Collected {
 }
 
 /// Bytes read at once: the default size of a pipe.
-const CHUNK: usize = 64 << 10;
+pub(crate) const CHUNK: usize = 64 << 10;
 
 /// Reads `streams` until both end, the process behind `pidfd` has ended and they are empty, one has given more than
 /// `limit` bytes, or `deadline` is over.

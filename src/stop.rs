@@ -40,25 +40,29 @@ impl Child {
         let until = Instant::now().checked_add(grace);
         let asked = self.signal_tree(signal);
         if asked.is_ok() && self.wait_timeout(grace)?.is_some() {
-            self.wait_for_the_rest(until)?;
+            self.live().rest().map_or(Ok(()), |cgroup| wait_until_empty(&cgroup, until))?;
         }
         self.live().kill_all()?;
         let status = self.wait()?;
         asked.map(|()| status)
     }
+}
 
-    /// Waits until the payload's cgroup is empty, where it may hold more than its pid namespace did.
-    pub(crate) fn wait_for_the_rest(&self, until: Option<Instant>) -> Result<()> {
-        let live = self.live();
-        let (None, Some(cgroup)) = (live.pid_namespace, &live.cgroup) else { return Ok(()) };
-        let left = until.map_or(Duration::MAX, |until| until.saturating_duration_since(Instant::now()));
-        let watch = cgroup.watch::<palisade_cgroup::Events>();
-        let emptied = watch.and_then(|mut watch| watch.wait_until(left, |events| !events.populated));
-        match emptied {
-            // The time is over: what is left is killed next.
-            Err(error) if error.errno().is_some() => Err(of_cgroup(error)),
-            _ => Ok(()),
-        }
+impl Live {
+    /// The cgroup that may hold more than the payload's end has ended.
+    pub(crate) fn rest(&self) -> Option<Cgroup> {
+        self.cgroup.as_deref().filter(|_| self.pid_namespace.is_none()).cloned()
+    }
+}
+
+/// Waits until a cgroup is empty, at most until a time.
+pub(crate) fn wait_until_empty(cgroup: &Cgroup, until: Option<Instant>) -> Result<()> {
+    let left = until.map_or(Duration::MAX, |until| until.saturating_duration_since(Instant::now()));
+    let watch = cgroup.watch::<palisade_cgroup::Events>();
+    match watch.and_then(|mut watch| watch.wait_until(left, |events| !events.populated)) {
+        // No errno: the time is over, and what is left is for the kill.
+        Err(error) if error.errno().is_some() => Err(of_cgroup(error)),
+        _ => Ok(()),
     }
 }
 

@@ -354,6 +354,24 @@ pub(crate) fn is_open(fd: RawFd) -> bool {
     unsafe { libc::fcntl(fd, libc::F_GETFD) >= 0 }
 }
 
+/// What owns one descriptor, which stays the same and open as long as the value lives and is only lent.
+#[cfg(feature = "tokio")]
+pub(crate) trait OwnsDescriptor: AsRawFd {}
+
+#[cfg(feature = "tokio")]
+impl OwnsDescriptor for OwnedFd {}
+#[cfg(feature = "tokio")]
+impl OwnsDescriptor for std::fs::File {}
+#[cfg(feature = "tokio")]
+impl OwnsDescriptor for crate::pty::Pty {}
+
+/// Registers a descriptor with the runtime's I/O driver.
+#[cfg(feature = "tokio")]
+pub(crate) fn register<T: OwnsDescriptor>(owner: T) -> io::Result<tokio::io::unix::AsyncFd<T>> {
+    // SAFETY: the value owns its descriptor and always gives the same one, as its trait says; `AsyncFd` only lends it.
+    unsafe { tokio::io::unix::AsyncFd::register(owner) }.map_err(io::Error::from)
+}
+
 /// Whether the kernel has a call and no filter hides it: it is made with arguments that it refuses before it does
 /// anything.
 pub(crate) fn is_there(number: i64) -> bool {

@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 
 use palisade::presets::docker::Docker;
 use palisade::secfilter::{Action, Filter, Host, Profile, SeccompData, Syscall};
-use palisade_testkit::temp_dir;
+use palisade_testkit::{raw_call, temp_dir};
 
 #[path = "common/sys.rs"]
 mod common;
@@ -57,7 +57,7 @@ fn probe_body() {
         let (mut answer, to) = std::io::pipe().unwrap();
         // Each in a process of its own: some of them change it.
         let child = common::fork(|| {
-            let result = common::raw_call(nr, ALL_ONES);
+            let result = raw_call(nr, ALL_ONES);
             (&to).write_all(&result.to_le_bytes()).unwrap();
         });
         drop(to);

@@ -56,7 +56,7 @@ labs::labs! {
     lab_42 = 42,
     lab_43 = 43,
     // F
-    lab_48 = 48, lab_87 = 87, lab_88 = 88, lab_91 = 91, lab_92 = 92,
+    lab_48 = 48,
     // G
     lab_50 = 50,
     lab_51 = 51,
@@ -65,7 +65,18 @@ labs::labs! {
     lab_54 = 54,
     lab_55 = 55,
     // H
+    lab_56 = 56,
+    lab_57 = 57,
+    lab_58 = 58,
+    lab_59 = 59,
+    lab_60 = 60,
     // I
+    lab_61 = 61,
+    lab_62 = 62,
+    lab_63 = 63,
+    lab_65 = 65,
+    lab_66 = 66,
+    lab_67 = 67,
     // J
     lab_68 = 68,
     lab_69 = 69,
@@ -79,6 +90,10 @@ labs::labs! {
     lab_84 = 84,
     lab_85 = 85,
     lab_86 = 86,
+    lab_87 = 87,
+    lab_88 = 88,
+    lab_91 = 91,
+    lab_92 = 92,
 }
 
 fn output(arguments: &[&str]) -> String {

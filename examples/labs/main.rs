@@ -25,6 +25,7 @@ mod ipc;
 mod iptables;
 mod kit;
 mod lab;
+mod labels;
 mod mounts;
 mod namespaces;
 mod network;
@@ -62,6 +63,7 @@ const TOPICS: &[(&str, &[Lab])] = &[
     ("users", users::LABS),
     ("capabilities", capabilities::LABS),
     ("syscalls", syscalls::LABS),
+    ("labels", labels::LABS),
     ("network", network::LABS),
     ("iptables", iptables::LABS),
     ("security_context", security_context::LABS),

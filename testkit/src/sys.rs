@@ -71,3 +71,15 @@ pub(crate) fn unshare_user() -> io::Result<()> {
     }
     Ok(())
 }
+
+/// One system call: the kernel's result, a negative errno if it failed.
+///
+/// For probes of what a filter answers: the caller gives numbers, or addresses that are not mapped, never what the call
+/// could read or write.
+#[must_use]
+pub fn raw_call(number: u32, arguments: [u64; 6]) -> i64 {
+    let [a, b, c, d, e, f] = arguments;
+    // SAFETY: as the documentation says; what a call does to its process is the caller's intent.
+    let result = unsafe { libc::syscall(i64::from(number), a, b, c, d, e, f) };
+    if result == -1 { -i64::from(io::Error::last_os_error().raw_os_error().unwrap_or(0)) } else { result }
+}

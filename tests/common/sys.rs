@@ -105,11 +105,3 @@ pub(crate) fn plant_key() -> Option<i64> {
         unsafe { libc::syscall(libc::SYS_add_key, kind.as_ptr(), name.as_ptr(), value.as_ptr(), 6, -3) };
     (key > 0).then_some(key)
 }
-
-/// One system call with six arguments: the kernel's result, a negative errno if it failed.
-pub(crate) fn raw_call(number: u32, args: [u64; 6]) -> i64 {
-    let [a, b, c, d, e, f] = args;
-    // SAFETY: tests give bad arguments: addresses that are not mapped, descriptors that are not open.
-    let result = unsafe { libc::syscall(i64::from(number), a, b, c, d, e, f) };
-    if result == -1 { -i64::from(nix::errno::Errno::last_raw()) } else { result }
-}
