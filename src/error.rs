@@ -98,7 +98,7 @@ impl Error {
         let mut new = Self::new(kind, step, error.to_string());
         new.0.source = Some(Box::new(error));
         new.0.errno = errno;
-        new
+        if errno == Some(libc::ENOSYS) { new.with_hint_of_errno() } else { new }
     }
 
     pub(crate) fn with_object(mut self, object: impl Into<String>) -> Self {
@@ -193,7 +193,6 @@ fn hint_for(step: Step, errno: i32) -> Option<&'static str> {
         (Step::Clone, libc::EBUSY) => {
             "the cgroup has controllers enabled for its children, so no process may live in it: use a leaf below it"
         }
-        (Step::Clone, libc::ENOSYS) => "clone3 is missing or filtered: Palisade needs Linux 5.15 or later",
         (Step::Sources, libc::EINVAL) => {
             "the source's file system takes no id-mapped mounts (or not with this kernel): bind it read-only, or give \
              the payload a user who may write there"
@@ -244,6 +243,10 @@ fn hint_for(step: Step, errno: i32) -> Option<&'static str> {
         (Step::WorkingDirectory, libc::ENOENT) => "current_dir names a directory inside the sandbox's view",
         (Step::Seccomp, libc::EACCES) => {
             "a filter needs no_new_privs, or CAP_SYS_ADMIN at the moment when it is installed"
+        }
+        (_, libc::ENOSYS) => {
+            "the kernel has not got this call (Palisade needs Linux 5.15), or a filter hides it: default filters of older \
+             container engines do; there is no other way that would be taken instead"
         }
         _ => return None,
     };

@@ -3,14 +3,16 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread;
 use std::time::Duration;
 
 use palisade::creds::{Capability, CapabilitySet};
 use palisade::net::nft::Protocol;
 use palisade::net::policy::{IpBlock, Peer, PolicyRule, PortSelector};
-use palisade::net::{Bridge, BridgeSpec, IfName, IpPrefix, LinkSettings, Netns};
+use palisade::net::{Bridge, BridgeSpec, IfName, IpPrefix, LinkSettings, Netns, Route};
 use palisade::ns::{AnyNs, Namespace, Ns, kind};
 use palisade::{Child, ErrorKind, Lifetime, Network, Sandbox, SandboxBuilder, Stdio};
 use palisade_testkit::{is_root, skip, wait_until};
@@ -183,6 +185,12 @@ fn conflicts_are_told_together() {
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }
+    let pod = palisade::Pod::new(Namespace::Net);
+    if let Ok(pod) = pod {
+        let error =
+            Sandbox::builder().pod(&pod).network(Network::loopback()).build().unwrap_err().to_string();
+        assert!(error.contains("the pod has a network"), "{error}");
+    }
     let nameservers = (1..5).fold(Network::host(), |network, n| network.nameserver([10, 0, 0, n]));
     let error = with(nameservers)
         .namespaces(palisade::ns::Namespaces::ALL.without(Namespace::Time))
@@ -225,10 +233,7 @@ fn a_bridge_gives_addresses_a_way_out_and_published_ports() {
     let network = Network::bridge(&bridge).publish(Protocol::TCP, 8080, 80).publish(Protocol::UDP, 5353, 53);
     let (web, inside) = stay(with(network.clone()));
     let port = web.port().unwrap();
-    assert_eq!(
-        port.addresses(),
-        ["10.5.0.2".parse::<std::net::IpAddr>().unwrap(), "fd05::2".parse().unwrap()]
-    );
+    assert_eq!(port.addresses(), ["10.5.0.2".parse::<IpAddr>().unwrap(), "fd05::2".parse().unwrap()]);
     serve_tcp(&inside, 80);
     serve_udp(&inside, 53);
     // From outside through the published ports, both families and protocols; and nothing else.
@@ -323,6 +328,59 @@ fn egress_is_what_is_allowed_and_nothing_else() {
     let error = with(network).lifetime(Lifetime::Detached).build().unwrap_err().to_string();
     assert!(error.contains("a bridge's rules end with the host program"), "{error}");
     drop((child, neighbour));
+}
+
+/// A86: abstract Unix sockets belong to a network namespace. A88: neither the carrier nor what clouds keep at
+/// 169.254.169.254. A89: another's address, router advertisements, a routed loopback.
+#[test]
+fn attacks_from_a_bridged_payload() {
+    if !is_root() {
+        skip!("needs root: a bridge", needs = "root");
+    }
+    let (bridge, outside) = carrier();
+    let carrier = bridge.netns();
+    let (_victim, beside) = stay(with(Network::bridge(&bridge)));
+    let (_child, inside) = stay(with(Network::bridge(&bridge)));
+    serve_tcp(&beside, 80);
+
+    let abstract_name = format!("palisade-a86-{}", std::process::id());
+    let address = std::os::unix::net::SocketAddr::from_abstract_name(&abstract_name).unwrap();
+    let _listener = carrier.run(|| UnixListener::bind_addr(&address)).unwrap().unwrap();
+    assert!(carrier.run(|| UnixStream::connect_addr(&address)).unwrap().is_ok());
+    let refused = inside.run(|| UnixStream::connect_addr(&address)).unwrap().unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+
+    serve_tcp(carrier, 22);
+    serve_tcp(&outside, 80);
+    outside.add_address(&name("eth0"), [169, 254, 169, 254], 16).unwrap();
+    carrier.add_address(&name("up0"), [169, 254, 0, 1], 16).unwrap();
+    assert!(tcp(carrier, "169.254.169.254:80", LONG).is_ok(), "it is there");
+    for closed in ["169.254.169.254:80", "10.5.0.1:22", "192.0.2.1:22", "[fd05::1]:22", "[fd99::1]:22"] {
+        assert!(tcp(&inside, closed, SHORT).is_err(), "{closed}");
+    }
+
+    // A payload with all power over its own namespace takes another address than its own.
+    assert_eq!(tcp(&inside, "10.5.0.2:80", LONG).unwrap(), "10.5.0.3");
+    let (eth0, own) = (name("eth0"), IpAddr::from([10, 5, 0, 3]));
+    let speak_as = |addr: IpAddr, patience| {
+        inside.add_address(&eth0, addr, 24).unwrap();
+        inside.add_route(&Route::to(prefix("10.5.0.2/32")).dev(eth0.clone()).source(addr)).unwrap();
+        let said = tcp(&inside, "10.5.0.2:80", patience);
+        inside.delete_address(&eth0, addr, 24).unwrap();
+        said
+    };
+    inside.delete_address(&eth0, own, 24).unwrap();
+    for stolen in [[10, 5, 0, 66], [192, 0, 2, 9]] {
+        assert!(speak_as(stolen.into(), SHORT).is_err(), "as {stolen:?}");
+    }
+    assert_eq!(speak_as(own, LONG).unwrap(), "10.5.0.3", "with its own it is heard");
+    for (sysctl, wanted) in [
+        ("net.ipv4.conf.all.route_localnet", "0"),
+        ("net.ipv6.conf.all.accept_ra", "0"),
+        ("net.ipv4.conf.all.send_redirects", "0"),
+    ] {
+        assert_eq!(carrier.sysctl(sysctl).unwrap(), wanted, "{sysctl}");
+    }
 }
 
 #[test]

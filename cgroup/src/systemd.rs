@@ -231,7 +231,8 @@ impl TransientUnit {
         body.string(&self.name);
         body.string("replace");
         match self.finish(&mut bus, "StopUnit", "ss", &body) {
-            Err(e) if e.kind() == ErrorKind::Gone && e.errno().is_none() && e.path().is_none() => Ok(()),
+            // systemd's NoSuchUnit. A bus that hangs up is `Gone` too, but with the bus's path.
+            Err(e) if e.kind() == ErrorKind::Gone && e.path().is_none() => Ok(()),
             other => other,
         }
     }

@@ -230,6 +230,15 @@ impl Network {
         for (name, _, _) in set.into_iter().filter(|(_, given, fits)| *given && !fits) {
             add(format!("{name} has no meaning with this mode"));
         }
+        match &spec.pod {
+            Some(pod) if pod.kinds().contains(Namespace::Net) => {
+                add("the pod has a network, which its members share".into());
+            }
+            Some(_) if outward => {
+                add("a pod's member makes its network after it was started: let the pod have it".into());
+            }
+            _ => {}
+        }
         if bridged && spec.lifetime == Lifetime::Detached {
             add("a bridge's rules end with the host program, which a detached payload outlives".into());
         }

@@ -67,10 +67,20 @@ impl Wiring {
     /// Connects a child that waits.
     pub(crate) fn connect(&self, child: &Newborn, bench: &mut Bench) -> Result<Connection> {
         let pidfd = child.pidfd.as_ref().ok_or_else(|| Error::invalid("the child is gone"))?;
-        let namespace = AnyNs::of_pidfd(pidfd, Namespace::Net).map_err(|error| {
+        let failed = |error: palisade_ns::Error| {
             let errno = error.errno();
             Error::from_source(ErrorKind::Setup, Step::Network, error, errno)
-        })?;
+        };
+        let namespace = AnyNs::of_pidfd(pidfd, Namespace::Net).map_err(failed)?;
+        let own = AnyNs::current(Namespace::Net).map_err(failed)?;
+        if own == namespace {
+            // Never by a mistake of ours the host's own network.
+            return Err(Error::new(
+                ErrorKind::Setup,
+                Step::Network,
+                "the child has no network namespace of its own",
+            ));
+        }
         let inside = Netns::open(&namespace).map_err(of_net)?;
         // The rules first: no packet leaves before them.
         let own = match self.0 {
