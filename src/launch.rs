@@ -30,6 +30,7 @@ use crate::spawner::{self, Bench, Thread};
 use crate::stage;
 use crate::stdio::Opened;
 use crate::sys::{self, adopt, run_here, shared_image};
+use crate::tracing::{Spawn, step, tell};
 
 /// A process that has executed the payload.
 #[derive(Debug)]
@@ -58,13 +59,25 @@ const LAST_GRACE: Duration = Duration::from_secs(10);
 /// Runs a plan on a spawner thread and waits until its payload is executed, at most for the plan's set-up time.
 pub(crate) fn launch(plan: Plan) -> Result<Started> {
     let (limit, which) = (plan.setup_timeout, plan.thread());
-    supervise(limit, which, &Arc::default(), move |bench, watch| stand(plan, bench, watch)?.execute())
+    let spawn = Spawn::of(plan.program());
+    let inside = spawn.clone();
+    let started = supervise(limit, which, &Arc::default(), move |bench, watch| {
+        inside.within(|| stand(plan, bench, watch)?.execute())
+    });
+    spawn.ends(&started, |started| started.pid);
+    started
 }
 
 /// Runs a plan until its child waits for its start.
 pub(crate) fn launch_paused(plan: Plan) -> Result<Standing> {
     let (limit, which) = (plan.setup_timeout, plan.thread());
-    supervise(limit, which, &Arc::default(), move |bench, watch| stand(plan, bench, watch)?.pause())
+    let spawn = Spawn::of(plan.program());
+    let inside = spawn.clone();
+    let standing = supervise(limit, which, &Arc::default(), move |bench, watch| {
+        inside.within(|| stand(plan, bench, watch)?.pause())
+    });
+    spawn.ends(&standing, |standing| standing.child.pid);
+    standing
 }
 
 /// Does some work of a set-up on a spawner thread, at most for a time.
@@ -144,8 +157,8 @@ fn perform(plan: Plan, way: Option<&Way>, bench: &mut Bench, watch: &Arc<Watch>)
     let stage = stage::stage()?;
     let prepare = |call: &'static str| move |error: io::Error| Error::call(Step::Prepare, call, &error);
 
-    let cgroup = plan.make_cgroup(bench)?;
-    let trees = take_trees(&plan)?;
+    let cgroup = step(Step::Cgroup, || plan.make_cgroup(bench))?;
+    let trees = step(Step::Sources, || take_trees(&plan))?;
     let [stdin, stdout, stderr] = open_streams(&plan)?;
     let (control, theirs) = control_sockets()?;
     let (image, name) = plan.stage_image(way);
@@ -160,9 +173,11 @@ fn perform(plan: Plan, way: Option<&Way>, bench: &mut Bench, watch: &Arc<Watch>)
 
     let entered = way.and_then(|way| way.cgroup.as_ref()).map(AsFd::as_fd);
     let into = cgroup.as_ref().map(AsFd::as_fd).or(entered);
-    let mut child = joined(&plan.joins, || {
-        Newborn::clone(plan.clone_flags, into, Arc::clone(watch), bench, &mut prologue)
-            .map_err(|error| plan.clone_error(&error))
+    let mut child = step(Step::Clone, || {
+        joined(&plan.joins, || {
+            Newborn::clone(plan.clone_flags, into, Arc::clone(watch), bench, &mut prologue)
+                .map_err(|error| plan.clone_error(&error))
+        })
     })?;
     drop(theirs);
     if watch.expired() {
@@ -183,7 +198,7 @@ fn perform(plan: Plan, way: Option<&Way>, bench: &mut Bench, watch: &Arc<Watch>)
         collector = Some(Arc::clone(&watched.collector));
         bench.watched = Some(watched);
     }
-    let maps = plan.maps.as_ref().map_or(Ok(()), |maps| child.give_maps(maps));
+    let maps = plan.maps.as_ref().map_or(Ok(()), |maps| step(Step::IdMaps, || child.give_maps(maps)));
     let given = maps
         .and_then(|()| plan.oom_score_adj.map_or(Ok(()), |adjustment| child.set_oom_score_adj(adjustment)));
     if let Err(error) = given {
@@ -197,7 +212,8 @@ fn perform(plan: Plan, way: Option<&Way>, bench: &mut Bench, watch: &Arc<Watch>)
         });
     }
     if plan.guard {
-        child.pidfd.as_ref().map_or(Ok(()), |pidfd| guard::watch_over(pidfd.as_fd(), bench))?;
+        let watch_over = |pidfd: &OwnedFd| guard::watch_over(pidfd.as_fd(), bench);
+        step(Step::ParentDeath, || child.pidfd.as_ref().map_or(Ok(()), watch_over))?;
     }
     let network = plan.wiring.as_ref().map(|wiring| wiring.connect(&child, bench)).transpose()?;
     if plan.waits {
@@ -207,7 +223,8 @@ fn perform(plan: Plan, way: Option<&Way>, bench: &mut Bench, watch: &Arc<Watch>)
     let own = bench.own_namespaces.get_or_init(OwnNamespaces::read);
     let group = cgroup.as_deref().or(way.and_then(|way| way.cgroup.as_ref()));
     let mut terminal = None;
-    let verifier = verify(&plan, &mut child, &control, &mut terminal, group, own)?;
+    let verifier =
+        step(Step::Verification, || verify(&plan, &mut child, &control, &mut terminal, group, own))?;
     Ok(Standing {
         child,
         control,
@@ -319,9 +336,13 @@ impl Standing {
             plan,
         } = self;
         // The socket closes when the payload is executed, or when the child ends.
-        while let Some(word) = hear(&control).map_err(|error| unheard(&error))? {
-            terminal = terminal.or(word.descriptor);
-        }
+        step(Step::Exec, || -> Result<()> {
+            while let Some(word) = hear(&control).map_err(|error| unheard(&error))? {
+                terminal = terminal.take().or(word.descriptor);
+            }
+            Ok(())
+        })?;
+        tell(&plan.stage, &plan.marks, &image);
         conclude(&plan, &image, &name, &child, waits)?;
         if plan.verify {
             child.payload().map_or(Ok(()), |process| verifier.after_exec(process))?;

@@ -41,6 +41,7 @@ mod stop;
 mod sys;
 #[cfg(feature = "tokio")]
 pub mod tokio;
+mod tracing;
 mod view;
 
 pub use child::{Child, Output};

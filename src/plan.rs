@@ -26,6 +26,7 @@ use crate::prologue::Prologue;
 use crate::sandbox::{Lifetime, Sandbox};
 use crate::spawner::{Bench, Thread};
 use crate::stdio::Stdio;
+use crate::tracing::{Marks, timed};
 
 /// One spawn, decided: `Display` prints every step in order, with the system calls as strace would print them, and
 /// what is printed is what runs.
@@ -59,6 +60,8 @@ pub struct Plan {
     pub(crate) guard: bool,
     pub(crate) wiring: Option<Wiring>,
     pub(crate) stage: Program,
+    /// Where the stage writes down when it came to its steps, if somebody wants to know.
+    pub(crate) marks: Marks,
     /// Inputs of the stage's program: its name.
     stage_name: [Slot; 2],
     /// The living sandbox to enter, in place of a new one, and how the stage does it.
@@ -109,6 +112,7 @@ impl Plan {
             (None, None) => Site::New,
         };
         let stage = stage_program(prepared, payload, site, start);
+        let (program, marks) = timed(stage.program);
         let new = |condition: bool| condition && site != Site::Living;
         let cloned = site == Site::New;
         let namespaces = if cloned { prepared.early() } else { Namespaces::EMPTY };
@@ -137,7 +141,8 @@ impl Plan {
             oom_score_adj: payload.oom_score_adj.filter(|_| cloned),
             terminal: payload.terminal.is_some(),
             wiring: prepared.wiring.clone().filter(|_| new(true)),
-            stage: stage.program,
+            stage: program,
+            marks,
             stage_name: stage.name,
             target,
             entry: stage.entry,
@@ -213,6 +218,11 @@ impl Plan {
     /// Where in the stage's image the pid of the process inside a living sandbox will stand.
     pub(crate) fn position_of_pid(&self) -> Option<u64> {
         self.entry.map(|entry| self.stage.position(entry.pid))
+    }
+
+    /// The program's path, as it is looked for inside.
+    pub(crate) fn program(&self) -> &str {
+        self.stage.object(self.stage.len().saturating_sub(1)).unwrap_or_default()
     }
 
     /// How many system calls the child makes until the payload is executed, when none fails.
