@@ -30,6 +30,7 @@ use crate::spawner::{self, Bench, Thread};
 use crate::stage;
 use crate::stdio::Opened;
 use crate::sys::{self, adopt, run_here, shared_image};
+use crate::tracing::{Spawn, step, tell};
 
 /// A process that has executed the payload.
 #[derive(Debug)]
@@ -58,13 +59,25 @@ const LAST_GRACE: Duration = Duration::from_secs(10);
 /// Runs a plan on a spawner thread and waits until its payload is executed, at most for the plan's set-up time.
 pub(crate) fn launch(plan: Plan) -> Result<Started> {
     let (limit, which) = (plan.setup_timeout, plan.thread());
-    supervise(limit, which, &Arc::default(), move |bench, watch| stand(plan, bench, watch)?.execute())
+    let spawn = Spawn::of(plan.program());
+    let inside = spawn.clone();
+    let started = supervise(limit, which, &Arc::default(), move |bench, watch| {
+        inside.within(|| stand(plan, bench, watch)?.execute())
+    });
+    spawn.ends(&started, |started| started.pid);
+    started
 }
 
 /// Runs a plan until its child waits for its start.
 pub(crate) fn launch_paused(plan: Plan) -> Result<Standing> {
     let (limit, which) = (plan.setup_timeout, plan.thread());
-    supervise(limit, which, &Arc::default(), move |bench, watch| stand(plan, bench, watch)?.pause())
+    let spawn = Spawn::of(plan.program());
+    let inside = spawn.clone();
+    let standing = supervise(limit, which, &Arc::default(), move |bench, watch| {
+        inside.within(|| stand(plan, bench, watch)?.pause())
+    });
+    spawn.ends(&standing, |standing| standing.child.pid);
+    standing
 }
 
 /// Does some work of a set-up on a spawner thread, at most for a time.
@@ -144,12 +157,19 @@ fn perform(plan: Plan, way: Option<&Way>, bench: &mut Bench, watch: &Arc<Watch>)
     let stage = stage::stage()?;
     let prepare = |call: &'static str| move |error: io::Error| Error::call(Step::Prepare, call, &error);
 
-    let cgroup = plan.make_cgroup(bench)?;
-    let trees = take_trees(&plan)?;
+    let cgroup = step(Step::Cgroup, || plan.make_cgroup(bench))?;
+    let trees = step(Step::Sources, || take_trees(&plan))?;
     let [stdin, stdout, stderr] = open_streams(&plan)?;
     let (control, theirs) = control_sockets()?;
     let (image, name) = plan.stage_image(way);
-    let image = shared_image(&image.to_bytes()).map_err(prepare("memfd_create(\"palisade-image\")"))?;
+    let image = image.to_bytes();
+    let image = match &plan.store {
+        Some(store) => {
+            store.begin(cgroup.as_deref())?;
+            store.image(&image)?
+        }
+        None => shared_image(&image).map_err(prepare("memfd_create(\"palisade-image\")"))?,
+    };
 
     let standard = [&stdin, &stdout, &stderr].map(|stream| stream.child.number());
     let target = plan.target.iter().map(|target| &*target.pidfd);
@@ -160,9 +180,11 @@ fn perform(plan: Plan, way: Option<&Way>, bench: &mut Bench, watch: &Arc<Watch>)
 
     let entered = way.and_then(|way| way.cgroup.as_ref()).map(AsFd::as_fd);
     let into = cgroup.as_ref().map(AsFd::as_fd).or(entered);
-    let mut child = joined(&plan.joins, || {
-        Newborn::clone(plan.clone_flags, into, Arc::clone(watch), bench, &mut prologue)
-            .map_err(|error| plan.clone_error(&error))
+    let mut child = step(Step::Clone, || {
+        joined(&plan.joins, || {
+            Newborn::clone(plan.clone_flags, into, Arc::clone(watch), bench, &mut prologue)
+                .map_err(|error| plan.clone_error(&error))
+        })
     })?;
     drop(theirs);
     if watch.expired() {
@@ -183,7 +205,7 @@ fn perform(plan: Plan, way: Option<&Way>, bench: &mut Bench, watch: &Arc<Watch>)
         collector = Some(Arc::clone(&watched.collector));
         bench.watched = Some(watched);
     }
-    let maps = plan.maps.as_ref().map_or(Ok(()), |maps| child.give_maps(maps));
+    let maps = plan.maps.as_ref().map_or(Ok(()), |maps| step(Step::IdMaps, || child.give_maps(maps)));
     let given = maps
         .and_then(|()| plan.oom_score_adj.map_or(Ok(()), |adjustment| child.set_oom_score_adj(adjustment)));
     if let Err(error) = given {
@@ -197,7 +219,8 @@ fn perform(plan: Plan, way: Option<&Way>, bench: &mut Bench, watch: &Arc<Watch>)
         });
     }
     if plan.guard {
-        child.pidfd.as_ref().map_or(Ok(()), |pidfd| guard::watch_over(pidfd.as_fd(), bench))?;
+        let watch_over = |pidfd: &OwnedFd| guard::watch_over(pidfd.as_fd(), bench);
+        step(Step::ParentDeath, || child.pidfd.as_ref().map_or(Ok(()), watch_over))?;
     }
     let network = plan.wiring.as_ref().map(|wiring| wiring.connect(&child, bench)).transpose()?;
     if plan.waits {
@@ -207,7 +230,8 @@ fn perform(plan: Plan, way: Option<&Way>, bench: &mut Bench, watch: &Arc<Watch>)
     let own = bench.own_namespaces.get_or_init(OwnNamespaces::read);
     let group = cgroup.as_deref().or(way.and_then(|way| way.cgroup.as_ref()));
     let mut terminal = None;
-    let verifier = verify(&plan, &mut child, &control, &mut terminal, group, own)?;
+    let verifier =
+        step(Step::Verification, || verify(&plan, &mut child, &control, &mut terminal, group, own))?;
     Ok(Standing {
         child,
         control,
@@ -238,7 +262,7 @@ fn verify(
     let sender = loop {
         match hear(control).map_err(|error| unheard(&error))? {
             Some(Word { byte: WORD_OF_VERIFICATION, sender, .. }) => break sender,
-            Some(word) => *terminal = terminal.take().or(word.descriptor),
+            Some(word) => *terminal = terminal.take().or(word.descriptor.filter(|_| plan.terminal)),
             None => return Ok(Verifier::unread(&plan.asked, "it has ended")),
         }
     };
@@ -284,7 +308,9 @@ impl Standing {
         loop {
             match hear(&self.control).map_err(|error| unheard(&error))? {
                 Some(Word { byte: WORD_OF_PAUSE, .. }) => break,
-                Some(word) => self.terminal = self.terminal.take().or(word.descriptor),
+                Some(word) => {
+                    self.terminal = self.terminal.take().or(word.descriptor.filter(|_| self.plan.terminal))
+                }
                 None => {
                     let ended = conclude(&self.plan, &self.image, &self.name, &self.child, None);
                     let error = ended.err().unwrap_or_else(timed_out);
@@ -303,6 +329,28 @@ impl Standing {
         started.map_err(|error| explained(target, error))
     }
 
+    /// Writes a child that waits at its gate down, and leaves it to itself.
+    pub(crate) fn leave(self) -> Result<()> {
+        let (Some(store), Some(pidfd)) = (&self.plan.store, &self.child.pidfd) else {
+            return Err(timed_out());
+        };
+        store.complete(self.child.pid, pidfd.as_fd(), self.cgroup.as_deref(), &self.plan.stage)?;
+        go(&self.control, Step::Pause)?;
+        let Self { child, cgroup, network, collector, verifier, .. } = self;
+        let (_, pidfd) = child.take().ok_or_else(timed_out)?;
+        reaper::leave(Live {
+            pidfd: Arc::new(pidfd),
+            cgroup,
+            network,
+            collector,
+            image: None,
+            pid_namespace: None,
+            workload: None,
+            verifier,
+        });
+        Ok(())
+    }
+
     /// `waits`: who waits for the child, if that is not the calling thread.
     fn executed(self, waits: Option<&Collector>) -> Result<Started> {
         let Self {
@@ -319,9 +367,14 @@ impl Standing {
             plan,
         } = self;
         // The socket closes when the payload is executed, or when the child ends.
-        while let Some(word) = hear(&control).map_err(|error| unheard(&error))? {
-            terminal = terminal.or(word.descriptor);
-        }
+        step(Step::Exec, || -> Result<()> {
+            while let Some(word) = hear(&control).map_err(|error| unheard(&error))? {
+                // A payload that attached to its init could send more.
+                terminal = terminal.take().or(word.descriptor.filter(|_| plan.terminal));
+            }
+            Ok(())
+        })?;
+        tell(&plan.stage, &plan.marks, &image);
         conclude(&plan, &image, &name, &child, waits)?;
         if plan.verify {
             child.payload().map_or(Ok(()), |process| verifier.after_exec(process))?;

@@ -13,6 +13,7 @@ use palisade_ns::{AnyNs, Namespace, Namespaces};
 use palisade_sys::{Fault, Image, Program, Slot, Step};
 
 use crate::child::Child;
+use crate::detached::Store;
 use crate::enforced::Asked;
 use crate::enter::{Entry, Target, Way};
 use crate::error::{Error, Result};
@@ -26,6 +27,7 @@ use crate::prologue::Prologue;
 use crate::sandbox::{Lifetime, Sandbox};
 use crate::spawner::{Bench, Thread};
 use crate::stdio::Stdio;
+use crate::tracing::{Marks, timed};
 
 /// One spawn, decided: `Display` prints every step in order, with the system calls as strace would print them, and
 /// what is printed is what runs.
@@ -59,11 +61,15 @@ pub struct Plan {
     pub(crate) guard: bool,
     pub(crate) wiring: Option<Wiring>,
     pub(crate) stage: Program,
+    /// Where the stage writes down when it came to its steps, if somebody wants to know.
+    pub(crate) marks: Marks,
     /// Inputs of the stage's program: its name.
     stage_name: [Slot; 2],
     /// The living sandbox to enter, in place of a new one, and how the stage does it.
     pub(crate) target: Option<Target>,
     entry: Option<Entry>,
+    /// Where the payload is written down, if it is to outlive its maker.
+    pub(crate) store: Option<Arc<Store>>,
     pub(crate) stdio: [Stdio; 3],
     descriptors: Vec<Arc<OwnedFd>>,
     /// Owns what the programs know by number.
@@ -109,6 +115,7 @@ impl Plan {
             (None, None) => Site::New,
         };
         let stage = stage_program(prepared, payload, site, start);
+        let (program, marks) = timed(stage.program);
         let new = |condition: bool| condition && site != Site::Living;
         let cloned = site == Site::New;
         let namespaces = if cloned { prepared.early() } else { Namespaces::EMPTY };
@@ -137,10 +144,12 @@ impl Plan {
             oom_score_adj: payload.oom_score_adj.filter(|_| cloned),
             terminal: payload.terminal.is_some(),
             wiring: prepared.wiring.clone().filter(|_| new(true)),
-            stage: stage.program,
+            stage: program,
+            marks,
             stage_name: stage.name,
             target,
             entry: stage.entry,
+            store: None,
             stdio,
             descriptors,
             sandbox: sandbox.clone(),
@@ -161,6 +170,13 @@ impl Plan {
     pub fn spawn(self) -> Result<Child> {
         let handling = self.supervision();
         Ok(Child::new(launch(self)?, handling))
+    }
+
+    /// What is written down, and the gate at which the payload waits for its start.
+    pub(crate) fn stored(mut self, store: &Arc<Store>, gate: OwnedFd) -> Self {
+        self.store = Some(Arc::clone(store));
+        self.descriptors.push(Arc::new(gate));
+        self
     }
 
     /// What its child is to know of it.
@@ -213,6 +229,11 @@ impl Plan {
     /// Where in the stage's image the pid of the process inside a living sandbox will stand.
     pub(crate) fn position_of_pid(&self) -> Option<u64> {
         self.entry.map(|entry| self.stage.position(entry.pid))
+    }
+
+    /// The program's path, as it is looked for inside.
+    pub(crate) fn program(&self) -> &str {
+        self.stage.object(self.stage.len().saturating_sub(1)).unwrap_or_default()
     }
 
     /// How many system calls the child makes until the payload is executed, when none fails.

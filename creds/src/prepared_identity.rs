@@ -40,7 +40,7 @@ impl PreparedIdentity {
     }
 
     pub(crate) fn join_keyring(&mut self) {
-        self.fragment(Step::Session, "session keyring", |p| {
+        self.fragment(Step::Keyring, "session keyring", |p| {
             p.join_session_keyring();
             // A kernel without keyrings, or a filter that hides them: there is nothing to leave behind.
             p.tolerate(&[libc::ENOSYS]);
@@ -281,7 +281,7 @@ impl PreparedIdentity {
         let after = &self.after;
         let none =
             ThreadCapabilities { bounding: after.capabilities.bounding, ..ThreadCapabilities::default() };
-        let keyring = self.programs.iter().any(|(step, _)| *step == Step::Session);
+        let keyring = self.programs.iter().any(|(step, _)| *step == Step::Keyring);
         if after.capabilities != none || !after.no_new_privs || keyring || self.sets_securebits {
             return Err(Error::new(
                 ErrorKind::Conflict,
@@ -343,7 +343,7 @@ fn run(program: &Program) -> Result<()> {
         let object = said.object.map(|object| format!(" ({object})")).unwrap_or_default();
         let error = Error::os(said.errno, format!("{}{object}: {}", said.step, said.call));
         match (said.step, said.errno) {
-            (Step::Session, libc::EDQUOT) => {
+            (Step::Keyring, libc::EDQUOT) => {
                 error.hint_is("the user's quota of keyrings (kernel.keys.maxkeys) is used up")
             }
             _ => error,

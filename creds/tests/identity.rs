@@ -315,7 +315,7 @@ fn the_program_reads_like_the_calls() {
     let steps: Vec<Step> = prepared.programs().map(|(step, _)| step).collect();
     assert_eq!(
         steps,
-        [Step::Session, Step::BoundingSet, Step::Identity, Step::Capabilities, Step::NoNewPrivs]
+        [Step::Keyring, Step::BoundingSet, Step::Identity, Step::Capabilities, Step::NoNewPrivs]
     );
     assert!(steps.is_sorted());
     let calls = prepared.to_string();

@@ -118,7 +118,12 @@ impl Context {
             LabelOption::Kind(kind) => new.kind.clone_from(kind),
             LabelOption::Level(level) => new.level = Some(level.clone()),
         }
-        new.to_string().parse().map(Some)
+        // A colon in a part would make others of it.
+        match new.to_string().parse() {
+            Ok(read) if read == new => Ok(Some(new)),
+            Ok(_) => Err(bad_label(&option.to_string(), "user, role and type have no colon")),
+            Err(error) => Err(error),
+        }
     }
 }
 

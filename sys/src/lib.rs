@@ -14,6 +14,7 @@ mod show;
 mod stage;
 mod step;
 mod sys;
+mod timed;
 mod wire;
 
 pub use calls::{FsConfig, Identity, MountAttr, OpenHow};

@@ -102,6 +102,7 @@ const SHAPES: &[(i64, &str, &[Kind])] = &[
     (libc::SYS_rt_sigprocmask, "rt_sigprocmask", &[Name(SIGMASK), Address, Address, Int]),
     (libc::SYS_poll, "poll", &[Address, Int, Int]),
     (libc::SYS_pidfd_send_signal, "pidfd_send_signal", &[Fd, Int, Address, Int]),
+    (libc::SYS_clock_gettime, "clock_gettime", &[Int, Address]),
     (libc::SYS_execve, "execve", &[Text, Strings, Address]),
     (libc::SYS_execveat, "execveat", &[Fd, Text, Strings, Address, Flags(AT)]),
 ];

@@ -76,6 +76,8 @@ steps! {
     Limits = "resource limits",
     /// A terminal and the standard streams on it, while their owner may still be set.
     Stdio = "stdio",
+    /// A session keyring of its own, before anything that could be kept in it is known.
+    Keyring = "session keyring",
     /// The bounding set needs CAP_SETPCAP, which changing ids may cost.
     BoundingSet = "bounding set",
     /// Groups before gid before uid: each needs the privilege that the next gives up.

@@ -243,3 +243,31 @@ fn descriptors_are_made_close_on_exec() {
     let file: OwnedFd = file.into();
     assert_eq!(common::fd_flags(file.as_raw_fd()) & libc::FD_CLOEXEC, libc::FD_CLOEXEC);
 }
+
+#[test]
+fn a_timed_program_does_the_same_and_says_when() {
+    let mut p = Program::new();
+    p.at(Step::Mounts, "a");
+    let over = p.forward();
+    p.openat2(Fd::CWD, c"/nowhere", OpenHow::default());
+    p.jump_on(&[libc::ENOENT], over);
+    p.fail(libc::EINVAL);
+    p.land(over);
+    p.at(Step::Limits, "b");
+    p.getpid();
+    p.at(Step::Exec, "c");
+    p.getpid();
+    let (timed, marks) = p.timed(Step::Limits);
+    assert_eq!(marks.iter().map(|(step, _)| *step).collect::<Vec<_>>(), [Step::Mounts, Step::Limits]);
+    assert_eq!(timed.call_count(), p.call_count() + 2);
+    let lines = timed.to_string();
+    assert_eq!(lines.matches("clock_gettime(").count(), 2, "{lines}");
+    let mut image = timed.image();
+    run(&mut image).expect("the jump lands where it did");
+    let bytes = image.to_bytes();
+    let word = |at: u64| u64::from_le_bytes(bytes[at as usize..][..8].try_into().expect("eight"));
+    let times: Vec<u64> = marks.iter().map(|(_, place)| word(timed.position(*place))).collect();
+    assert!(times[0] > 1_600_000_000 && times[0] <= times[1], "{times:?}");
+    // An empty program has no step to come to.
+    assert!(Program::new().timed(Step::Exec).1.is_empty());
+}
