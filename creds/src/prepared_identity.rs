@@ -40,7 +40,7 @@ impl PreparedIdentity {
     }
 
     pub(crate) fn join_keyring(&mut self) {
-        self.fragment(Step::Keyring, "session keyring", |p| {
+        self.fragment(Step::Keyring, "", |p| {
             p.join_session_keyring();
             // A kernel without keyrings, or a filter that hides them: there is nothing to leave behind.
             p.tolerate(&[libc::ENOSYS]);

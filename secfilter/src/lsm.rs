@@ -119,7 +119,7 @@ impl Context {
             LabelOption::Level(level) => new.level = Some(level.clone()),
         }
         // A colon in a part would make others of it.
-        match new.to_string().parse() {
+        match new.to_string().parse::<Self>() {
             Ok(read) if read == new => Ok(Some(new)),
             Ok(_) => Err(bad_label(&option.to_string(), "user, role and type have no colon")),
             Err(error) => Err(error),
