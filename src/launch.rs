@@ -162,7 +162,14 @@ fn perform(plan: Plan, way: Option<&Way>, bench: &mut Bench, watch: &Arc<Watch>)
     let [stdin, stdout, stderr] = open_streams(&plan)?;
     let (control, theirs) = control_sockets()?;
     let (image, name) = plan.stage_image(way);
-    let image = shared_image(&image.to_bytes()).map_err(prepare("memfd_create(\"palisade-image\")"))?;
+    let image = image.to_bytes();
+    let image = match &plan.store {
+        Some(store) => {
+            store.begin(cgroup.as_deref())?;
+            store.image(&image)?
+        }
+        None => shared_image(&image).map_err(prepare("memfd_create(\"palisade-image\")"))?,
+    };
 
     let standard = [&stdin, &stdout, &stderr].map(|stream| stream.child.number());
     let target = plan.target.iter().map(|target| &*target.pidfd);
@@ -318,6 +325,28 @@ impl Standing {
         let (target, collector) = (self.plan.target.clone(), self.collector.clone());
         let started = go(&self.control, Step::Pause).and_then(|()| self.executed(collector.as_deref()));
         started.map_err(|error| explained(target, error))
+    }
+
+    /// Writes a child that waits at its gate down, and leaves it to itself.
+    pub(crate) fn leave(self) -> Result<()> {
+        let (Some(store), Some(pidfd)) = (&self.plan.store, &self.child.pidfd) else {
+            return Err(timed_out());
+        };
+        store.complete(self.child.pid, pidfd.as_fd(), self.cgroup.as_deref(), &self.plan.stage)?;
+        go(&self.control, Step::Pause)?;
+        let Self { child, cgroup, network, collector, verifier, .. } = self;
+        let (_, pidfd) = child.take().ok_or_else(timed_out)?;
+        reaper::leave(Live {
+            pidfd: Arc::new(pidfd),
+            cgroup,
+            network,
+            collector,
+            image: None,
+            pid_namespace: None,
+            workload: None,
+            verifier,
+        });
+        Ok(())
     }
 
     /// `waits`: who waits for the child, if that is not the calling thread.

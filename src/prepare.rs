@@ -185,11 +185,11 @@ impl Prepared {
         }
 
         let wiring = spec.network.as_ref().map(Network::wiring).transpose()?.flatten();
-        // What it has, and what its exec or a set-user-ID program could give it.
-        let reach = credentials.after().capabilities;
+        // What its exec or a set-user-ID program could give it: no exec gives more, nor leaves what it had.
+        let reach = credentials.after().capabilities.bounding;
         let lock = maps
             .as_ref()
-            .filter(|_| (reach.bounding | reach.permitted).contains(Capability::SysAdmin))
+            .filter(|_| reach.contains(Capability::SysAdmin))
             .map(|maps| Lock::new(&spec, root.as_ref(), maps.maps(), identity, wiring.is_some()));
         if lock.is_some() {
             setup = Lock::CAPABILITIES.into_iter().fold(setup, CapabilitySet::with);

@@ -19,6 +19,7 @@ mod capabilities;
 mod catalogue;
 mod chroot;
 mod closure;
+mod container;
 mod daemon;
 mod doctor;
 mod ipc;
