@@ -309,7 +309,7 @@ impl Standing {
             match hear(&self.control).map_err(|error| unheard(&error))? {
                 Some(Word { byte: WORD_OF_PAUSE, .. }) => break,
                 Some(word) => {
-                    self.terminal = self.terminal.take().or(word.descriptor.filter(|_| self.plan.terminal))
+                    self.terminal = self.terminal.take().or(word.descriptor.filter(|_| self.plan.terminal));
                 }
                 None => {
                     let ended = conclude(&self.plan, &self.image, &self.name, &self.child, None);
