@@ -11,15 +11,17 @@ use std::time::Duration;
 use palisade_sys::Step;
 
 use crate::child::{Child, Output};
+use crate::detached::{Detached, Store};
 use crate::enter::Target;
 use crate::environment;
 use crate::error::{Error, ErrorKind, Result};
+use crate::launch::{Standing, launch_paused};
 use crate::order::{Executable, Payload, Session, Start};
 use crate::paused::Paused;
 use crate::plan::{Handling, Plan};
 use crate::pty::{PtySize, Terminal};
 use crate::rlimit::Resource;
-use crate::sandbox::Sandbox;
+use crate::sandbox::{Lifetime, Sandbox};
 use crate::scheduling::{Personality, Scheduler, Scheduling};
 use crate::stage::own_program;
 use crate::status::ExitStatus;
@@ -298,6 +300,43 @@ impl Command {
     /// As [`spawn`](Self::spawn), except that the program itself is looked up at the start.
     pub fn spawn_paused(&self) -> Result<Paused> {
         Paused::new(self.plan_with(self.inherited(), Start::OnWord)?)
+    }
+
+    /// Does all that [`spawn_paused`](Self::spawn_paused) does, and writes in a directory what other processes need to
+    /// start the payload and to look after it, after this process has ended too: see [`Detached`]. The directory must not
+    /// be there, and lasts until [`Detached::cleanup`].
+    ///
+    /// For sandboxes of [`Lifetime::Detached`]. There is nobody to read a pipe or to count a time-out: standard
+    /// streams are inherited, files or nothing.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidSpec`] for what does not go together with it; `EEXIST` if the directory is there; else as
+    /// [`spawn_paused`](Self::spawn_paused).
+    pub fn create(&self, directory: impl AsRef<Path>) -> Result<Detached> {
+        let piped = self.stdio.iter().flatten().any(Stdio::is_piped);
+        for (wrong, what) in [
+            (
+                self.sandbox.prepared.lifetime != Lifetime::Detached,
+                "it ends with this process: take Lifetime::Detached",
+            ),
+            (self.target.is_some(), "what enters a living sandbox ends with that"),
+            (self.pty.is_some(), "nobody holds the other end of a terminal"),
+            (piped, "nobody holds the other end of a pipe"),
+            (self.timeout.is_some(), "nobody counts a timeout"),
+        ] {
+            if wrong {
+                return Err(Error::invalid(format!("create: {what}")));
+            }
+        }
+        let plan = self.plan_with(self.inherited(), Start::AtGate)?;
+        let (store, gate) = Store::new(directory.as_ref())?;
+        let store = Arc::new(store);
+        let made = launch_paused(plan.stored(&store, gate)).and_then(Standing::leave);
+        if let Err(error) = made {
+            store.discard();
+            return Err(error);
+        }
+        Detached::open(directory)
     }
 
     /// Runs the program to its end.

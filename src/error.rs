@@ -35,6 +35,8 @@ pub enum ErrorKind {
     Exec,
     /// The living sandbox that a program was to enter has ended; the program did not run.
     Gone,
+    /// The state of a [`Detached`](crate::Detached) payload is none, is not the caller's own, or is not in the state that is needed.
+    State,
     /// Waiting for, signalling or reading from a running child failed.
     Supervise,
     /// The status was collected by another `wait` of the host program, and this kernel does not keep it (needs 6.15).
@@ -77,14 +79,18 @@ impl Error {
 
     /// A fault of a program, in words.
     pub(crate) fn explained(explained: Explained) -> Self {
-        let kind = match explained.step {
+        Self::of_fault(explained.step, explained.object, explained.call, explained.errno)
+    }
+
+    pub(crate) fn of_fault(step: Step, object: Option<String>, call: String, errno: i32) -> Self {
+        let kind = match step {
             Step::Exec => ErrorKind::Exec,
             Step::Supervise => ErrorKind::Supervise,
             _ => ErrorKind::Setup,
         };
-        let mut new = Self::new(kind, explained.step, explained.call);
-        new.0.object = explained.object;
-        new.0.errno = Some(explained.errno);
+        let mut new = Self::new(kind, step, call);
+        new.0.object = object;
+        new.0.errno = Some(errno);
         new.with_hint_of_errno()
     }
 

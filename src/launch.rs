@@ -162,7 +162,14 @@ fn perform(plan: Plan, way: Option<&Way>, bench: &mut Bench, watch: &Arc<Watch>)
     let [stdin, stdout, stderr] = open_streams(&plan)?;
     let (control, theirs) = control_sockets()?;
     let (image, name) = plan.stage_image(way);
-    let image = shared_image(&image.to_bytes()).map_err(prepare("memfd_create(\"palisade-image\")"))?;
+    let image = image.to_bytes();
+    let image = match &plan.store {
+        Some(store) => {
+            store.begin(cgroup.as_deref())?;
+            store.image(&image)?
+        }
+        None => shared_image(&image).map_err(prepare("memfd_create(\"palisade-image\")"))?,
+    };
 
     let standard = [&stdin, &stdout, &stderr].map(|stream| stream.child.number());
     let target = plan.target.iter().map(|target| &*target.pidfd);
@@ -255,7 +262,7 @@ fn verify(
     let sender = loop {
         match hear(control).map_err(|error| unheard(&error))? {
             Some(Word { byte: WORD_OF_VERIFICATION, sender, .. }) => break sender,
-            Some(word) => *terminal = terminal.take().or(word.descriptor),
+            Some(word) => *terminal = terminal.take().or(word.descriptor.filter(|_| plan.terminal)),
             None => return Ok(Verifier::unread(&plan.asked, "it has ended")),
         }
     };
@@ -301,7 +308,9 @@ impl Standing {
         loop {
             match hear(&self.control).map_err(|error| unheard(&error))? {
                 Some(Word { byte: WORD_OF_PAUSE, .. }) => break,
-                Some(word) => self.terminal = self.terminal.take().or(word.descriptor),
+                Some(word) => {
+                    self.terminal = self.terminal.take().or(word.descriptor.filter(|_| self.plan.terminal))
+                }
                 None => {
                     let ended = conclude(&self.plan, &self.image, &self.name, &self.child, None);
                     let error = ended.err().unwrap_or_else(timed_out);
@@ -318,6 +327,28 @@ impl Standing {
         let (target, collector) = (self.plan.target.clone(), self.collector.clone());
         let started = go(&self.control, Step::Pause).and_then(|()| self.executed(collector.as_deref()));
         started.map_err(|error| explained(target, error))
+    }
+
+    /// Writes a child that waits at its gate down, and leaves it to itself.
+    pub(crate) fn leave(self) -> Result<()> {
+        let (Some(store), Some(pidfd)) = (&self.plan.store, &self.child.pidfd) else {
+            return Err(timed_out());
+        };
+        store.complete(self.child.pid, pidfd.as_fd(), self.cgroup.as_deref(), &self.plan.stage)?;
+        go(&self.control, Step::Pause)?;
+        let Self { child, cgroup, network, collector, verifier, .. } = self;
+        let (_, pidfd) = child.take().ok_or_else(timed_out)?;
+        reaper::leave(Live {
+            pidfd: Arc::new(pidfd),
+            cgroup,
+            network,
+            collector,
+            image: None,
+            pid_namespace: None,
+            workload: None,
+            verifier,
+        });
+        Ok(())
     }
 
     /// `waits`: who waits for the child, if that is not the calling thread.
@@ -338,7 +369,8 @@ impl Standing {
         // The socket closes when the payload is executed, or when the child ends.
         step(Step::Exec, || -> Result<()> {
             while let Some(word) = hear(&control).map_err(|error| unheard(&error))? {
-                terminal = terminal.take().or(word.descriptor);
+                // A payload that attached to its init could send more.
+                terminal = terminal.take().or(word.descriptor.filter(|_| plan.terminal));
             }
             Ok(())
         })?;

@@ -5,6 +5,7 @@ mod child;
 mod collector;
 mod command;
 mod confine;
+mod detached;
 mod enforced;
 mod enter;
 mod environment;
@@ -35,6 +36,7 @@ mod sandbox;
 mod scheduling;
 mod spawner;
 mod stage;
+
 mod status;
 mod stdio;
 mod stop;
@@ -46,6 +48,9 @@ mod view;
 
 pub use child::{Child, Output};
 pub use command::Command;
+#[doc(hidden)]
+pub use detached::fuzz as fuzz_detached;
+pub use detached::{Detached, Life};
 pub use enforced::{Enforced, Moment, Restriction, State, Subject};
 pub use error::{Error, ErrorKind, Result};
 pub use function::{Function, dispatch};

@@ -268,7 +268,7 @@ fn restrict(
     fragment(p, Step::Capabilities);
 
     p.at(Step::ParentDeath, "");
-    if sandbox.lifetime == Lifetime::Detached && start != Start::AtGate {
+    if sandbox.lifetime == Lifetime::Detached {
         p.prctl(libc::PR_SET_PDEATHSIG, [0; 4]);
     } else {
         parent_death(p);
@@ -325,8 +325,7 @@ fn restrict(
         p.write_all(control, &[WORD_OF_PAUSE]);
         p.read_exact(control, word);
         if let Some(gate) = gate {
-            // The host program has written down where we are: from now on its end is not ours.
-            p.prctl(libc::PR_SET_PDEATHSIG, [0; 4]);
+            // The host program has written down where we are. Had it ended before, there would have been nothing to read.
             p.close(control);
             p.read_exact(gate, word);
         }

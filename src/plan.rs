@@ -13,6 +13,7 @@ use palisade_ns::{AnyNs, Namespace, Namespaces};
 use palisade_sys::{Fault, Image, Program, Slot, Step};
 
 use crate::child::Child;
+use crate::detached::Store;
 use crate::enforced::Asked;
 use crate::enter::{Entry, Target, Way};
 use crate::error::{Error, Result};
@@ -67,6 +68,8 @@ pub struct Plan {
     /// The living sandbox to enter, in place of a new one, and how the stage does it.
     pub(crate) target: Option<Target>,
     entry: Option<Entry>,
+    /// Where the payload is written down, if it is to outlive its maker.
+    pub(crate) store: Option<Arc<Store>>,
     pub(crate) stdio: [Stdio; 3],
     descriptors: Vec<Arc<OwnedFd>>,
     /// Owns what the programs know by number.
@@ -146,6 +149,7 @@ impl Plan {
             stage_name: stage.name,
             target,
             entry: stage.entry,
+            store: None,
             stdio,
             descriptors,
             sandbox: sandbox.clone(),
@@ -166,6 +170,13 @@ impl Plan {
     pub fn spawn(self) -> Result<Child> {
         let handling = self.supervision();
         Ok(Child::new(launch(self)?, handling))
+    }
+
+    /// What is written down, and the gate at which the payload waits for its start.
+    pub(crate) fn stored(mut self, store: &Arc<Store>, gate: OwnedFd) -> Self {
+        self.store = Some(Arc::clone(store));
+        self.descriptors.push(Arc::new(gate));
+        self
     }
 
     /// What its child is to know of it.

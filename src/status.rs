@@ -95,6 +95,11 @@ impl ExitStatus {
         std::process::ExitStatus::from_raw(self.raw)
     }
 
+    /// A status that is known without what it cost.
+    pub(crate) fn from_wait(raw: i32) -> Self {
+        Self { raw, cause: Self::cause_of(raw), usage: None }
+    }
+
     pub(crate) fn cause_of(raw: i32) -> ExitCause {
         let status = std::process::ExitStatus::from_raw(raw);
         match status.signal() {

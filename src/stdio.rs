@@ -47,6 +47,10 @@ impl Stdio {
         matches!(self.0, Kind::Terminal)
     }
 
+    pub(crate) fn is_piped(&self) -> bool {
+        matches!(self.0, Kind::Piped)
+    }
+
     /// Opens what stream number `stream` needs: the child's side, and ours if it is a pipe.
     pub(crate) fn open(&self, stream: i32) -> io::Result<Opened> {
         let child = match &self.0 {

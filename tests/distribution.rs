@@ -59,12 +59,12 @@ fn a_debian_root_is_a_debian() {
     assert_eq!(says("dpkg --verify && dpkg-query -W -f '${Status}\\n' | sort -u"), "install ok installed\n");
     let users = says("for u in root daemon nobody; do getent passwd $u | cut -d: -f1,3,4; done");
     assert_eq!(users, "root:0:0\ndaemon:1:1\nnobody:65534:65534\n");
-    let modes = says("stat -c '%a %n' /etc/shadow /etc/passwd /tmp /usr/bin/env");
-    assert_eq!(modes, "640 /etc/shadow\n644 /etc/passwd\n1777 /tmp\n755 /usr/bin/env\n");
+    let modes = says("stat -c '%a %n' /root /etc/passwd /tmp /usr/bin/env");
+    assert_eq!(modes, "700 /root\n644 /etc/passwd\n1777 /tmp\n755 /usr/bin/env\n");
     // Set-user-ID bits are left out of what was unpacked, and would have no effect.
     assert_eq!(says("stat -c %a /usr/bin/su"), "755\n");
     if is_root() {
-        assert_eq!(says("stat -c %u:%g /etc/shadow /etc/passwd"), "0:42\n0:0\n");
+        assert_eq!(says("stat -c %u:%g /var/local /etc/passwd"), "0:50\n0:0\n");
         assert_eq!(says("touch /tmp/f; chown daemon:games /tmp/f; stat -c %U:%G /tmp/f"), "daemon:games\n");
     }
     assert_eq!(says("command -v python3 >/dev/null && python3 -c 'print(6*7)' || echo 42"), "42\n");

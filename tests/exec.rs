@@ -93,6 +93,19 @@ fn every_sort_of_sandbox_can_be_entered() {
 }
 
 #[test]
+fn a_sandbox_with_an_init_is_entered_beside_its_payload() {
+    let mut child = living(Sandbox::builder().init(true));
+    assert_eq!(
+        sh(&child, "cat /proc/2/comm; test $$ -gt 2 && grep NoNewPrivs /proc/self/status"),
+        "cat\nNoNewPrivs:\t1\n"
+    );
+    let mut entered = child.exec("/bin/sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
+    drop(child.stdin.take());
+    assert!(child.wait().unwrap().success());
+    assert_eq!(entered.wait().unwrap().signal(), Some(libc::SIGKILL));
+}
+
+#[test]
 fn it_has_the_surface_of_every_command() {
     let child = living(Sandbox::builder());
     let out = child

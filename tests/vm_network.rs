@@ -2,15 +2,16 @@
 #![cfg(feature = "net")]
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::thread;
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
-use palisade::net::{IfName, IpPrefix, LinkSettings, Netns};
+use palisade::net::nft::Protocol;
+use palisade::net::{Bridge, BridgeSpec, IfName, IpPrefix, LinkSettings, Netns};
 use palisade::{ErrorKind, Network, Sandbox, SandboxBuilder};
-use palisade_testkit::{can_unshare_user, in_child, skip, wait_until};
+use palisade_testkit::{can_unshare_user, fork, in_child, skip, wait_until};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -84,6 +85,14 @@ fn in_own_network(body: impl FnOnce(&Netns, &Netns)) {
     });
 }
 
+/// Helpers that serve the payload `pid`.
+fn helpers(pid: u32) -> usize {
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    let lines = all.map(|entry| std::fs::read(entry.path().join("cmdline")).unwrap_or_default());
+    let of = format!("/proc/{pid}/ns/net");
+    lines.filter(|line| line.starts_with(b"/") && String::from_utf8_lossy(line).contains(&of)).count()
+}
+
 #[test]
 fn a_user_mode_network_leaves_as_the_host_programs_own() {
     if !can_unshare_user() {
@@ -132,19 +141,54 @@ fn a_user_mode_network_leaves_as_the_host_programs_own() {
         assert_eq!(run(Network::user_mode().deny_egress(), "", world), "shut\nnameserver 10.0.2.3");
         // Its helper ends with the sandbox.
         let child = sandbox.command("/bin/sleep").arg("1000").spawn().unwrap();
-        let pid = child.id().to_string();
-        let helpers = || {
-            let all = std::fs::read_dir("/proc").unwrap().flatten();
-            let line =
-                |entry: std::fs::DirEntry| std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            let ours = |line: &Vec<u8>| {
-                line.starts_with(b"/")
-                    && String::from_utf8_lossy(line).contains(&format!("/proc/{pid}/ns/net"))
-            };
-            all.map(line).filter(ours).count()
-        };
-        assert_eq!(helpers(), 1);
+        let pid = child.id();
+        assert_eq!(helpers(pid), 1);
         drop(child);
-        assert!(wait_until(LONG, || helpers() == 0));
+        assert!(wait_until(LONG, || helpers(pid) == 0));
+        // And with the host program, whatever ends that.
+        let mut host = fork(|mut told| {
+            let child = sandbox.command("/bin/sleep").arg("1000").spawn().unwrap();
+            write!(told, "{}", child.id()).unwrap();
+            drop(told);
+            thread::sleep(LONG);
+            0
+        })
+        .unwrap();
+        let mut pid = String::new();
+        host.pipe().read_to_string(&mut pid).unwrap();
+        let pid: u32 = pid.parse().unwrap();
+        assert_eq!(helpers(pid), 1);
+        drop(host); // killed
+        assert!(wait_until(LONG, || helpers(pid) == 0), "the helper");
+        assert!(wait_until(LONG, || !std::path::Path::new(&format!("/proc/{pid}")).exists()), "the payload");
+    });
+}
+
+#[test]
+fn a_killed_host_program_leaves_no_rules_and_no_port() {
+    if !can_unshare_user() {
+        skip!("no user namespaces here", needs = "userns");
+    }
+    in_own_network(|_, carrier| {
+        let before = carrier.links().unwrap().len();
+        let mut host = fork(|mut told| {
+            let spec = BridgeSpec::new(name("br0")).network(prefix("10.5.0.0/24"));
+            let bridge = Bridge::create(Netns::open(carrier).unwrap(), &spec).unwrap();
+            let network = Network::bridge(&bridge).publish(Protocol::TCP, 8080, 80);
+            let child = with(network).build().unwrap().command("/bin/sleep").arg("1000").spawn().unwrap();
+            write!(told, "{}", child.id()).unwrap();
+            drop(told);
+            thread::sleep(LONG);
+            0
+        })
+        .unwrap();
+        let mut pid = String::new();
+        host.pipe().read_to_string(&mut pid).unwrap();
+        assert_eq!(carrier.links().unwrap().len(), before + 2, "the bridge and its port");
+        assert_eq!(carrier.ruleset().unwrap().tables().len(), 2);
+        drop(host); // killed
+        assert!(wait_until(LONG, || carrier.ruleset().unwrap().tables().is_empty()), "rules");
+        assert!(wait_until(LONG, || carrier.links().unwrap().len() == before + 1), "the port");
+        assert!(wait_until(LONG, || !std::path::Path::new(&format!("/proc/{pid}")).exists()), "the payload");
     });
 }

@@ -8,6 +8,9 @@ use std::os::unix::net::{SocketAddr, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
+
 use crate::dbus::{Call, Kind, Message, PREFIX, Writer, message_size};
 use crate::error::{Error, ErrorKind, Result, lossy};
 
@@ -132,6 +135,7 @@ impl Bus {
                 Ok(stream) => {
                     let deadline = Instant::now() + timeout.min(Duration::from_secs(3600));
                     let mut bus = Bus { stream, name: place.name(), deadline, serial: 0, ended: Vec::new() };
+                    bus.same_pids()?;
                     bus.authenticate()?;
                     bus.call(Call { member: "Hello", ..BUS }, "", &Writer::default())?;
                     return Ok(bus);
@@ -146,6 +150,20 @@ impl Bus {
             }
         }
         Err(failed)
+    }
+
+    /// Processes are named by their numbers, which mean others to a systemd of an outer pid namespace. To see that: the
+    /// kernel has no number here for who listens there.
+    fn same_pids(&self) -> Result<()> {
+        let peer = getsockopt(&self.stream, PeerCredentials)
+            .map_err(|e| Error::os("getsockopt SO_PEERCRED", &self.name, e as i32))?;
+        if peer.pid() > 0 {
+            return Ok(());
+        }
+        let e = Error::new(ErrorKind::NotDelegated, "the message bus is outside of this pid namespace");
+        Err(e
+            .at(&self.name)
+            .hint("ask from where systemd runs; in a container, use what it was given: Cgroup::delegated"))
     }
 
     /// EXTERNAL without a name: the bus takes who the socket says we are, which holds in user namespaces too.

@@ -152,7 +152,8 @@ impl TransientUnit {
         self
     }
 
-    /// One more process that is moved into the scope, by its number in the caller's pid namespace.
+    /// One more process that is moved into the scope, by its number. In a pid namespace below systemd's, where numbers mean
+    /// others, nothing is asked: [`NotDelegated`](ErrorKind::NotDelegated).
     #[must_use]
     pub fn process(mut self, pid: u32) -> TransientUnit {
         self.processes.push(pid);

@@ -29,7 +29,11 @@ fn program_that_asks() {
 
 /// The variable is the process's own, so each case has a process.
 fn asks_at(address: &str, expected: ErrorKind) {
-    let out = Command::new(std::env::current_exe().expect("known"))
+    asks(Command::new(std::env::current_exe().expect("known")), address, expected);
+}
+
+fn asks(mut program: Command, address: &str, expected: ErrorKind) {
+    let out = program
         .args(["--exact", "program_that_asks", "--nocapture"])
         .env(EXPECTED, format!("{expected:?}"))
         .env("DBUS_SESSION_BUS_ADDRESS", address)
@@ -72,6 +76,26 @@ impl Drop for Ended {
         self.0.kill().expect("killed");
         self.0.wait().expect("reaped");
     }
+}
+
+/// From a pid namespace of one's own, the number of a process would mean another one to the systemd outside.
+#[test]
+fn a_bus_outside_of_the_pid_namespace_is_not_asked() {
+    let user: &[&str] = if common::is_root() { &[] } else { &["-r"] };
+    if !Command::new("unshare").args(user).args(["-p", "-f", "true"]).status().is_ok_and(|s| s.success()) {
+        return skip("userns", "no pid namespaces here");
+    }
+    let dir = palisade_testkit::temp_dir();
+    let path = dir.path().join("bus");
+    let listener = UnixListener::bind(&path).expect("bound");
+    let mut program = Command::new("unshare");
+    program.args(user).args(["-p", "-f"]).arg(std::env::current_exe().expect("known"));
+    asks(program, &format!("unix:path={}", path.display()), ErrorKind::NotDelegated);
+    // It connected, and hung up without a word.
+    let (mut peer, _) = listener.accept().expect("connected");
+    let mut said = Vec::new();
+    peer.read_to_end(&mut said).expect("readable");
+    assert!(said.is_empty(), "{said:?}");
 }
 
 #[test]

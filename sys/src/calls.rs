@@ -96,7 +96,11 @@ impl Program {
     /// `statx` of an open descriptor; the place is its buffer.
     fn statx(&mut self, file: impl Into<Fd>, mask: u32) -> Place {
         let empty = self.text(EMPTY);
-        let buffer = self.room(256);
+        let buffer = match self.statx {
+            Some(buffer) => buffer,
+            None => self.room(256),
+        };
+        self.statx = Some(buffer);
         let args = [fd(file), empty.into(), libc::AT_EMPTY_PATH.into(), mask.into(), buffer.into()];
         self.call(libc::SYS_statx, args);
         buffer

@@ -145,6 +145,8 @@ pub struct Program {
     pub(crate) objects: Vec<Option<Arc<str>>>,
     landings: Vec<Option<u32>>,
     pub(crate) inputs: Vec<(u16, &'static str)>,
+    /// One buffer for every `statx`: what it says is compared before the next one.
+    pub(crate) statx: Option<Place>,
     now: (Step, Option<Arc<str>>),
 }
 

@@ -262,7 +262,7 @@ fn stress_four_threads_leave_an_empty_tree() {
     let Some(home) = playground("cycles") else { return };
     let emulated = std::env::var_os("PALISADE_TEST_SCALE").is_some();
     // `vm_limits` has 500 there, with limits.
-    common::cycles(&home, &Limits::new(), if emulated { 100 } else { 10_000 });
+    common::cycles(&home, &Limits::new(), if emulated { 40 } else { 10_000 });
 }
 
 /// Moving everybody out of the root of the system would be a disaster, and nobody needs it.
