@@ -424,7 +424,7 @@ fn take_trees(plan: &Plan) -> Result<Vec<OwnedFd>> {
     // What was opened is owned first, so that nothing stays open whatever happened; what is no tree closes here.
     let mut opened: Vec<(i32, OwnedFd)> =
         plan.sources.open_descriptors(&image).into_iter().map(|fd| (fd, adopt(fd))).collect();
-    outcome.map_err(|fault| Error::explained(plan.sources.explain(fault)))?;
+    outcome.map_err(|fault| plan.source_error(fault))?;
     let mut take = |slot| {
         let number = image.slot(slot) as i32;
         let at = opened.iter().position(|(fd, _)| *fd == number).expect("a tree's slot holds a descriptor");
