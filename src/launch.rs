@@ -262,7 +262,7 @@ fn verify(
     let sender = loop {
         match hear(control).map_err(|error| unheard(&error))? {
             Some(Word { byte: WORD_OF_VERIFICATION, sender, .. }) => break sender,
-            Some(word) => *terminal = terminal.take().or(word.descriptor),
+            Some(word) => *terminal = terminal.take().or(word.descriptor.filter(|_| plan.terminal)),
             None => return Ok(Verifier::unread(&plan.asked, "it has ended")),
         }
     };
@@ -308,7 +308,9 @@ impl Standing {
         loop {
             match hear(&self.control).map_err(|error| unheard(&error))? {
                 Some(Word { byte: WORD_OF_PAUSE, .. }) => break,
-                Some(word) => self.terminal = self.terminal.take().or(word.descriptor),
+                Some(word) => {
+                    self.terminal = self.terminal.take().or(word.descriptor.filter(|_| self.plan.terminal))
+                }
                 None => {
                     let ended = conclude(&self.plan, &self.image, &self.name, &self.child, None);
                     let error = ended.err().unwrap_or_else(timed_out);
@@ -367,7 +369,8 @@ impl Standing {
         // The socket closes when the payload is executed, or when the child ends.
         step(Step::Exec, || -> Result<()> {
             while let Some(word) = hear(&control).map_err(|error| unheard(&error))? {
-                terminal = terminal.take().or(word.descriptor);
+                // A payload that attached to its init could send more.
+                terminal = terminal.take().or(word.descriptor.filter(|_| plan.terminal));
             }
             Ok(())
         })?;
@@ -421,7 +424,7 @@ fn take_trees(plan: &Plan) -> Result<Vec<OwnedFd>> {
     // What was opened is owned first, so that nothing stays open whatever happened; what is no tree closes here.
     let mut opened: Vec<(i32, OwnedFd)> =
         plan.sources.open_descriptors(&image).into_iter().map(|fd| (fd, adopt(fd))).collect();
-    outcome.map_err(|fault| Error::explained(plan.sources.explain(fault)))?;
+    outcome.map_err(|fault| plan.source_error(fault))?;
     let mut take = |slot| {
         let number = image.slot(slot) as i32;
         let at = opened.iter().position(|(fd, _)| *fd == number).expect("a tree's slot holds a descriptor");

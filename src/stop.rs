@@ -123,18 +123,24 @@ impl Tree {
         p.branch(end);
         p.land(parent);
         let status = p.wait_for_child(child);
-        p.check(status, u64::MAX, 0, libc::EPERM);
+        // Its exit code. A signal: the end of the namespace was faster.
+        p.check(status, 0xff00, 0, libc::EPERM);
         p.land(end);
         let pidfd = self.pidfd.try_clone();
         let pidfd = pidfd.map_err(|error| Error::call(Step::Supervise, "fcntl(F_DUPFD_CLOEXEC)", &error))?;
         let done = spawner::start(Thread::Any, move |bench| run_helper(&p, &[pidfd], bench))?;
         match done.recv().unwrap_or_else(|_| Err(spawner::panicked())) {
             // Pid 1 has ended, and the namespace with it.
-            Err(_) if ended(self.pidfd.as_fd(), Some(Instant::now())).unwrap_or(false) => Ok(()),
+            Err(_) if ended(self.pidfd.as_fd(), Some(Instant::now() + LAST_MOMENTS)).unwrap_or(false) => {
+                Ok(())
+            }
             other => other,
         }
     }
 }
+
+/// How long a pid namespace whose pid 1 is ending may take to be over.
+const LAST_MOMENTS: Duration = Duration::from_millis(500);
 
 /// Passes over the members of a cgroup until one finds nobody new: who forks faster is for the kill.
 const PASSES: usize = 10;

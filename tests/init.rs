@@ -173,10 +173,11 @@ fn a_thousand_orphans_leave_no_zombie() {
     );
 }
 
-/// The control: without an init that waits for them, and a payload that does not, they stay.
+/// The control: without an init that waits for them, and with a payload that does not, they stay. (The shell may have
+/// waited for one before it became that payload.)
 #[test]
 fn without_init_orphans_stay_zombies() {
-    let script = "(sleep 0 &) ; (sleep 0 &) ; exec sleep 1000";
+    let script = "(sleep 0.5 &) ; (sleep 0.5 &) ; exec sleep 1000";
     let sandbox = Sandbox::new().unwrap();
     let mut child = sandbox.command("/bin/sh").arg("-c").arg(script).spawn().unwrap();
     let children =
@@ -187,7 +188,7 @@ fn without_init_orphans_stay_zombies() {
     assert!(wait_until(Duration::from_secs(10), || {
         let text = children();
         let all: Vec<&str> = text.split_whitespace().collect();
-        all.len() == 2 && all.iter().all(|pid| zombie(pid))
+        !all.is_empty() && all.iter().all(|pid| zombie(pid))
     }));
     child.kill().unwrap();
     child.wait().unwrap();
@@ -242,11 +243,11 @@ fn a_privileged_payload_finds_nothing_in_init() {
     let sandbox = builder().capabilities(all).dangerously_unfiltered().user(0, 0).build().unwrap();
     let mut command = sandbox.command("/bin/sh");
     let text = out(command.arg("-c").arg(
-        "ls /proc/1/fd | wc -l; grep -c palisade-image /proc/1/maps; \
+        "while [ $(ls /proc/1/fd | wc -l) != 0 ]; do sleep 0.01; done; grep -c palisade-image /proc/1/maps; \
          dd if=/proc/1/mem bs=1 skip=$((0x$(grep palisade-image /proc/1/maps | cut -d- -f1) + 40)) count=4000 2>/dev/null \
          | tr -d '\\0' | wc -c",
     ));
-    assert_eq!(text.split_whitespace().collect::<Vec<_>>(), ["0", "1", "0"], "only zeros after the header");
+    assert_eq!(text.split_whitespace().collect::<Vec<_>>(), ["1", "0"], "only zeros after the header");
 }
 
 #[test]
@@ -277,4 +278,36 @@ fn odd_surroundings_do_not_disturb_it() {
     command.fd(3, file).rlimit(palisade::Resource::OpenFiles, 12, 12);
     let status = command.stderr(Stdio::null()).keep_ignored_signals(true).status().unwrap();
     assert_eq!(status.code(), Some(8));
+}
+
+/// Where init can't be hardened, nothing runs: here an outer container's filter refuses it its own.
+#[test]
+fn an_init_that_cannot_be_hardened_is_an_error() {
+    use palisade::secfilter::Install;
+    palisade_testkit::in_child(|| {
+        let policy =
+            Policy::new(Action::Allow).rule(Rule::new(["seccomp"], Action::Errno(libc::EINVAL as u16)));
+        Install::new(&policy.compile().unwrap()).apply().unwrap();
+        let sandbox = builder().dangerously_unfiltered().build().unwrap();
+        let error = sandbox.command("/bin/true").spawn().unwrap_err();
+        assert_eq!((error.step(), error.errno()), (palisade::Step::Init, Some(libc::EINVAL)), "{error}");
+        let sandbox = Sandbox::builder().dangerously_unfiltered().build().unwrap();
+        assert!(sandbox.command("/bin/true").status().unwrap().success(), "the control");
+    });
+}
+
+/// A thousand signals, while it reaps.
+#[test]
+fn a_storm_of_signals_does_not_disturb_it() {
+    let script = "n=0; trap 'n=$((n+1))' USR1; trap 'echo $((n > 0)); exit 6' TERM; echo ready; \
+                  while :; do (exit 0) & wait; done";
+    let mut child = sh(script).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert_eq!(lines.next().unwrap(), "ready");
+    for _ in 0..1000 {
+        child.signal(libc::SIGUSR1).unwrap();
+    }
+    child.signal(libc::SIGTERM).unwrap();
+    assert_eq!(lines.next().unwrap(), "1");
+    assert_eq!(child.wait().unwrap().code(), Some(6));
 }

@@ -9,7 +9,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread;
 use std::time::Duration;
 
-use palisade::creds::{Capability, CapabilitySet};
+use palisade::creds::{Capability, CapabilitySet, ThreadCapabilities};
 use palisade::net::nft::Protocol;
 use palisade::net::policy::{IpBlock, Peer, PolicyRule, PortSelector};
 use palisade::net::{Bridge, BridgeSpec, IfName, IpPrefix, LinkSettings, Netns, Route};
@@ -324,6 +324,10 @@ fn egress_is_what_is_allowed_and_nothing_else() {
     // A payload that could get around it is a conflict, with the name of what it could do it with.
     let raw = CapabilitySet::EMPTY.with(Capability::NetRaw);
     let error = with(network.clone()).capabilities(raw).build().unwrap_err().to_string();
+    assert!(error.contains("CAP_NET_RAW could go around"), "{error}");
+    // Nor one that only could gain it, by a program that may raise what its bounding set holds.
+    let sets = ThreadCapabilities { bounding: raw, ..ThreadCapabilities::default() };
+    let error = with(network.clone()).capability_sets(sets).build().unwrap_err().to_string();
     assert!(error.contains("CAP_NET_RAW could go around"), "{error}");
     let error = with(network).lifetime(Lifetime::Detached).build().unwrap_err().to_string();
     assert!(error.contains("a bridge's rules end with the host program"), "{error}");

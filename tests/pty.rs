@@ -10,7 +10,10 @@ use palisade::fsroot::{Dev, Devpts, Root};
 use palisade::ns::Namespace;
 use palisade::{Child, Command, ErrorKind, ExitCause, PtySize, Sandbox, Session, Stdio};
 use palisade_sys::Injected;
-use palisade_testkit::{Snapshot, is_root, scaled, wait_until};
+use palisade_testkit::{Snapshot, is_root, scaled, skip, wait_until};
+
+#[path = "common/sys.rs"]
+mod common;
 
 fn sandbox() -> Sandbox {
     Sandbox::builder().init(true).build().unwrap()
@@ -290,4 +293,49 @@ fn its_owner_is_the_payload() {
     if is_root() {
         check(&Sandbox::builder().share(Namespace::User).user(1234, 1234).build().unwrap(), 1234);
     }
+}
+
+/// CVE-2017-5226: input pushed into the terminal of the host program is run by the shell there. Here a payload without
+/// any filter pushes into everything that it can reach.
+#[test]
+fn no_input_comes_into_the_hosts_terminal() {
+    if !std::path::Path::new("/usr/bin/perl").exists() {
+        skip!("perl is not installed", needs = "tmux");
+    }
+    const PUSH: &str = "for my $name (@ARGV) { open(my $tty, '+<', $name) or next; ioctl($tty, 0x5412, my $key = 'x'); } \
+                        for my $fd (\\*STDIN, \\*STDOUT, \\*STDERR) { ioctl($fd, 0x5412, my $key = 'x'); } print 'done';";
+    let attack = |sandbox: &Sandbox| {
+        let mut command = sandbox.command("/usr/bin/perl");
+        command.args(["-e", PUSH, "/dev/tty", "/dev/console", "/dev/pts/0", "/dev/pts/1"]);
+        command
+    };
+    let host = nix::pty::openpty(None, None).unwrap();
+    let pushed = |terminal: &nix::pty::OpenptyResult| {
+        // As the shell of the host would read them: a line.
+        nix::unistd::write(&terminal.master, b"\n").unwrap();
+        let mut line = [0; 64];
+        let count = nix::unistd::read(&terminal.slave, &mut line).unwrap();
+        count - 1
+    };
+    palisade_testkit::in_child(|| {
+        nix::unistd::setsid().unwrap();
+        common::take_terminal(&host.slave);
+        let sandbox = Sandbox::builder().dangerously_unfiltered().build().unwrap();
+        let out = attack(&sandbox).pty(PtySize::default()).spawn().unwrap().wait_with_output().unwrap();
+        assert!(String::from_utf8_lossy(&out.stdout).contains("done"), "{out:?}");
+        assert_eq!(pushed(&host), 0, "input came into the host's terminal");
+        // The control: with the host's own terminal and session the attack works, where the kernel still has it.
+        let slave = || std::fs::File::from(host.slave.try_clone().unwrap());
+        let mut command = attack(&sandbox);
+        command.session(Session::Inherit).stdin(slave()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.status().unwrap();
+        let legacy = std::fs::read_to_string("/proc/sys/dev/tty/legacy_tiocsti").unwrap_or("1".into());
+        assert_eq!(pushed(&host) > 0, legacy.trim() == "1", "the control");
+        // And the default filter refuses it even there.
+        let sandbox = Sandbox::new().unwrap();
+        let mut command = attack(&sandbox);
+        command.session(Session::Inherit).stdin(slave()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.status().unwrap();
+        assert_eq!(pushed(&host), 0, "the default filter");
+    });
 }

@@ -210,3 +210,30 @@ fn a_killed_host_program_leaves_no_cgroup() {
     let gone = || groups.iter().all(|group| !group.exists() && !group.parent().unwrap().exists());
     assert!(wait_until(Duration::from_secs(10), gone), "{groups:?}");
 }
+
+/// Without a pid namespace the members of the cgroup get the signal, and have their time after the payload's end.
+#[test]
+fn a_cgroup_without_a_pid_namespace_is_stopped_as_a_whole() {
+    use std::io::Read;
+    let parent = parent!();
+    let sandbox = builder(&parent, Limits::new())
+        .share(Namespace::Pid)
+        .host_view(|view| view.proc(None))
+        .build()
+        .unwrap();
+    let polite = "trap 'echo first; exit 7' TERM; \
+                  setsid sh -c 'trap \"sleep 0.2; echo second; exit 0\" TERM; echo ready; while :; do sleep 0.01; done' & \
+                  while :; do wait; done";
+    let deaf = "trap 'exit 8' TERM; setsid sh -c 'trap \"\" TERM; echo ready; while :; do sleep 1; done' & \
+                while :; do wait; done";
+    for (script, code, said) in [(polite, 7, "first\nsecond\n"), (deaf, 8, "")] {
+        let mut child = sh(&sandbox, script).stdout(Stdio::piped()).spawn().unwrap();
+        let mut out = child.stdout.take().unwrap();
+        out.read_exact(&mut [0; 6]).unwrap();
+        let grace = if code == 7 { Duration::from_secs(600) } else { Duration::from_secs(2) };
+        assert_eq!(child.stop(15, grace).unwrap().code(), Some(code));
+        let mut text = String::new();
+        out.read_to_string(&mut text).unwrap();
+        assert_eq!(text, said);
+    }
+}

@@ -173,7 +173,7 @@ fn a09_a84_mounts_and_devices_are_the_declared_ones() {
         wanted.sort_unstable();
         assert_eq!(points, wanted);
         let listed = names("/dev");
-        let expected = "fd full null ptmx pts random shm stderr stdin stdout tty urandom zero";
+        let expected = "console fd full null ptmx pts random shm stderr stdin stdout tty urandom zero";
         assert_eq!(listed.join(" "), expected);
         for name in ["null", "zero", "full", "random", "urandom"] {
             let device = Path::new("/dev").join(name);

@@ -249,7 +249,8 @@ impl Network {
             add("its helper works in the payload's user namespace, and there is none".into());
         }
         let around = [palisade_creds::Capability::NetAdmin, palisade_creds::Capability::NetRaw];
-        if self.egress.is_some() && around.into_iter().any(|c| spec.capabilities.contains(c)) {
+        let gainable = spec.capability_sets.map_or(spec.capabilities, |sets| sets.bounding | sets.permitted);
+        if self.egress.is_some() && around.into_iter().any(|c| gainable.contains(c)) {
             add("a payload with CAP_NET_ADMIN or CAP_NET_RAW could go around what allow_egress denies".into());
         }
         if self.egress.is_some() && !spec.namespaces.contains(Namespace::User) && spec.privilege_escalation {

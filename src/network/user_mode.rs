@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use palisade_sys::{FD_PASSED, Fd, Place, Step};
 
@@ -25,6 +26,9 @@ pub(super) struct UserMode {
 
 /// What a program that fails may say.
 const MOST_WORDS: u64 = 4096;
+
+/// It takes milliseconds.
+const STARTS_WITHIN: Duration = Duration::from_secs(30);
 
 /// Numbers in the program: above those at which it gets them.
 const FD_EXIT: i32 = 60;
@@ -83,6 +87,10 @@ impl UserMode {
             p.execve(&path, argv, envp);
         })?;
         drop(passed);
+        // One that hangs ends when `until` is dropped.
+        for socket in [&ready, &words] {
+            socket.set_read_timeout(Some(STARTS_WITHIN)).map_err(failed)?;
+        }
         // It writes a byte when the link is up; if it ends before, nobody holds the other end.
         let mut byte = [0];
         match ready.read(&mut byte) {

@@ -144,8 +144,9 @@ pub(crate) fn init(memory: &mut Memory, op: &Op) -> Result<(), i32> {
     }
     memory.forget_rest();
     memory.record(STATE_EXECUTED, 0);
-    call(SYS_CLOSE, [INIT_CONTROL, 0, 0, 0, 0, 0]);
     call(SYS_CLOSE, [INIT_WORKLOAD, 0, 0, 0, 0, 0]);
+    // Last: now the host program goes on.
+    call(SYS_CLOSE, [INIT_CONTROL, 0, 0, 0, 0, 0]);
 
     // Every signal is blocked, and so kept for us, whatever its disposition.
     let all = u64::MAX;
@@ -169,7 +170,9 @@ pub(crate) fn init(memory: &mut Memory, op: &Op) -> Result<(), i32> {
     }
 }
 
-/// Gives up all that an init does not need, so that the payload, which may be able to attach to it, finds nothing there.
+/// Gives up all that an init does not need, so that the payload, which may be able to attach to it, finds nothing there:
+/// for the moment between the exec and the end of `init`'s read the two sockets, through which it could only delay its own
+/// start.
 fn harden(memory: &mut Memory, control: u64, workload: u64) -> Result<(), i32> {
     // EPERM: it leads a session already.
     call(SYS_SETSID, [0; 6]);

@@ -19,6 +19,12 @@ pub(crate) fn prctl(option: i32) -> i32 {
     unsafe { libc::prctl(option, 0, 0, 0, 0) }
 }
 
+/// Makes a terminal the controlling one of the session that the caller leads.
+pub(crate) fn take_terminal(terminal: &impl std::os::fd::AsRawFd) {
+    // SAFETY: takes no address.
+    assert_eq!(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSCTTY, 0) }, 0, "TIOCSCTTY");
+}
+
 pub(crate) fn kill(pid: u32, signal: i32) -> i32 {
     // SAFETY: takes no address; the pid is of a child of the test.
     unsafe { libc::kill(pid as i32, signal) }
