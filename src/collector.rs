@@ -71,9 +71,7 @@ impl Collector {
                 return collected.clone();
             }
             let stat = ProcRoot::host().and_then(|proc| proc.process(pid)?.stat());
-            if let Ok(stat) = stat
-                && stat.state == State::Zombie
-            {
+            if let Some(stat) = stat.ok().filter(|stat| stat.state == State::Zombie) {
                 return Collected { waited: Some((stat.exit_code, None)), as_stage: false };
             }
         }

@@ -82,6 +82,12 @@ pub enum Subject {
     OptionalMount,
     /// A resource limit.
     Limit(Resource),
+    /// Its nice value.
+    Nice,
+    /// The CPUs that it may run on.
+    Affinity,
+    /// How likely it is killed for want of memory.
+    OomScoreAdj,
     /// A cgroup of its own.
     Cgroup,
     /// A control file of its cgroup.
@@ -190,6 +196,9 @@ impl fmt::Display for Subject {
             Self::Masks => "masks",
             Self::MountLock => "mount lock",
             Self::OptionalMount => "optional mount",
+            Self::Nice => "nice",
+            Self::Affinity => "affinity",
+            Self::OomScoreAdj => "oom_score_adj",
             Self::Cgroup => "cgroup",
             Self::Descriptors => "descriptors",
             Self::Session => "session",

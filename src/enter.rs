@@ -70,6 +70,8 @@ pub(crate) fn inside(p: &mut Program, sandbox: &Prepared, payload: &Payload) -> 
     let identity = &sandbox.identity;
     if sandbox.maps.is_some() && identity.change {
         p.at(Step::Join, format!("{}:{}", identity.uid, identity.gid));
+        // Our own id may be 0 inside, whose capabilities go with it.
+        p.prctl(libc::PR_SET_KEEPCAPS, [1, 0, 0, 0]);
         p.setresgid(identity.gid.as_raw());
         p.setresuid(identity.uid.as_raw());
         // A change of ids sets it to the sysctl fs.suid_dumpable.
@@ -77,6 +79,7 @@ pub(crate) fn inside(p: &mut Program, sandbox: &Prepared, payload: &Payload) -> 
     }
     p.at(Step::Join, "");
     p.capset(during, during, 0);
+    p.prctl(libc::PR_SET_KEEPCAPS, [0; 4]);
     let (leave, inside) = (p.forward(), p.forward());
     p.fork_sibling(pid);
     p.branch(leave);

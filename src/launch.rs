@@ -309,7 +309,7 @@ impl Standing {
             match hear(&self.control).map_err(|error| unheard(&error))? {
                 Some(Word { byte: WORD_OF_PAUSE, .. }) => break,
                 Some(word) => {
-                    self.terminal = self.terminal.take().or(word.descriptor.filter(|_| self.plan.terminal))
+                    self.terminal = self.terminal.take().or(word.descriptor.filter(|_| self.plan.terminal));
                 }
                 None => {
                     let ended = conclude(&self.plan, &self.image, &self.name, &self.child, None);
@@ -424,7 +424,7 @@ fn take_trees(plan: &Plan) -> Result<Vec<OwnedFd>> {
     // What was opened is owned first, so that nothing stays open whatever happened; what is no tree closes here.
     let mut opened: Vec<(i32, OwnedFd)> =
         plan.sources.open_descriptors(&image).into_iter().map(|fd| (fd, adopt(fd))).collect();
-    outcome.map_err(|fault| Error::explained(plan.sources.explain(fault)))?;
+    outcome.map_err(|fault| plan.source_error(fault))?;
     let mut take = |slot| {
         let number = image.slot(slot) as i32;
         let at = opened.iter().position(|(fd, _)| *fd == number).expect("a tree's slot holds a descriptor");

@@ -24,6 +24,8 @@ mod order;
 mod output;
 mod paused;
 mod plan;
+#[cfg(feature = "serde")]
+mod plan_value;
 mod pod;
 mod preflight;
 mod prepare;

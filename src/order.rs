@@ -188,7 +188,7 @@ fn arrive(p: &mut Program, sandbox: &Prepared, payload: &Payload) {
         (offsets, TimeOffsets::open(p))
     });
     if sandbox.maps.is_some() && identity.change {
-        p.append(&first_identity(identity.uid, identity.gid));
+        p.append(&first_identity(identity.uid, identity.gid, sandbox.setup_capabilities));
         // The change of ids has cleared it.
         p.at(Step::FirstIdentity, "");
         parent_death(p);

@@ -279,10 +279,30 @@ impl Plan {
     }
 
     pub(crate) fn stage_error(&self, fault: Fault) -> Error {
-        Error::explained(self.stage.explain(fault))
+        self.explain(&self.stage, fault)
     }
 
-    fn clone_text(&self) -> String {
+    pub(crate) fn source_error(&self, fault: Fault) -> Error {
+        self.explain(&self.sources, fault)
+    }
+
+    /// A fault in words; what builds the view knows more about its own.
+    fn explain(&self, program: &Program, fault: Fault) -> Error {
+        let error = Error::explained(program.explain(fault));
+        let view = matches!(
+            error.step(),
+            Step::Sources | Step::Propagation | Step::Mounts | Step::PivotRoot | Step::Masks
+        );
+        // It looks into the mount table for what is in the way of a pivot_root; else a hint for the step goes first.
+        let better = error.hint().is_none() || error.step() == Step::PivotRoot;
+        let root = self.sandbox.prepared.root.as_ref().filter(|_| view && better);
+        match root.and_then(|root| root.explain(program, fault).remedy().map(str::to_owned)) {
+            Some(hint) => error.with_hint(hint),
+            None => error,
+        }
+    }
+
+    pub(crate) fn clone_text(&self) -> String {
         let mut flags = vec!["CLONE_PIDFD|CLONE_VM|CLONE_VFORK|CLONE_CLEAR_SIGHAND".to_owned()];
         if self.cgroup.is_some() || self.target.as_ref().is_some_and(Target::has_cgroup) {
             flags.push("CLONE_INTO_CGROUP".into());

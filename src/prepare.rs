@@ -40,7 +40,7 @@ pub(crate) struct Prepared {
     /// Locks the view against the payload's capabilities.
     pub(crate) lock: Option<Lock>,
     /// Owns the descriptors that the programs above know by number.
-    _root: Option<PreparedRoot>,
+    pub(crate) root: Option<PreparedRoot>,
     pub(crate) hostname: Option<Program>,
     /// Brings the loopback up.
     pub(crate) network: Option<Program>,
@@ -210,7 +210,7 @@ impl Prepared {
             lock,
             placed: root.as_ref().map(enforced::View::of).unwrap_or_default(),
             verify: spec.verify,
-            _root: root,
+            root,
             hostname: new(Namespace::Uts).then(|| hostname.program()),
             network: loopback.then(loopback_up),
             wiring,

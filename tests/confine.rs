@@ -7,7 +7,7 @@ use palisade::cgroup::{Cgroup, DeviceRules, Limits};
 use palisade::creds::{Capability, CapabilitySet, IdMap, Maps, ThreadCapabilities};
 use palisade::fsroot::{Dev, Layers, MountFlags, Proc, Root};
 use palisade::ns::Namespace;
-use palisade::{ErrorKind, Sandbox, SandboxBuilder, Step};
+use palisade::{Command, ErrorKind, Sandbox, SandboxBuilder, Stdio, Step};
 use palisade_testkit::{cgroup_dir, is_root, skip, temp_dir};
 
 fn says(builder: SandboxBuilder, script: &str) -> String {
@@ -246,4 +246,23 @@ fn capabilities_that_the_kernel_does_not_have_are_refused() {
         Sandbox::builder().capability_sets(beyond).build().unwrap_err().kind(),
         ErrorKind::InvalidSpec
     );
+}
+
+/// An ordinary user's own id is 0 inside its delegated ranges: the change to another id there took all capabilities of
+/// the set-up with it.
+#[test]
+fn in_delegated_ranges_the_payload_can_be_somebody_else_than_0() {
+    if is_root() {
+        skip!("root has no delegated ranges of its own");
+    }
+    let Ok(maps) = Maps::rootless() else { skip!("no ranges are delegated to this user") };
+    let sandbox = Sandbox::builder().id_maps(maps).user(7, 8).build().unwrap();
+    let mut sleep = sandbox.command("sleep");
+    let child = sleep.arg("1000").stdin(Stdio::null()).spawn().unwrap();
+    let id = |mut command: Command| {
+        let out = command.args(["-c", "id -u; id -g"]).output().unwrap();
+        (String::from_utf8(out.stdout).unwrap(), String::from_utf8(out.stderr).unwrap())
+    };
+    assert_eq!(id(sandbox.command("sh")), ("7\n8\n".into(), String::new()));
+    assert_eq!(id(child.exec("sh")), ("7\n8\n".into(), String::new()), "what enters");
 }

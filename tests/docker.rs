@@ -124,7 +124,10 @@ fn files_are_dockers() {
         (echo x > $f) 2>/dev/null && echo written $f; done; echo end";
     assert_eq!(says(&docker, read_only), "end\n");
     let devices = says(&docker, "cd /dev; ls -1 | tr '\\n' ' '");
-    assert_eq!(devices, "console fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero ");
+    assert_eq!(
+        devices,
+        "console fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero "
+    );
     let mounts = says(&docker, "cat /proc/mounts");
     for (target, kind) in [
         ("/proc", "proc"),

@@ -305,3 +305,55 @@ fn what_enters_is_verified() {
         assert_eq!(state(report, &Subject::Descriptors), BEFORE, "{report}");
     }
 }
+
+#[test]
+fn what_a_command_asks_for_is_in_the_report_too() {
+    let sandbox = Sandbox::new().unwrap();
+    let mut command = sandbox.command("/bin/sleep");
+    command.arg("1000").nice(15).affinity([0]).oom_score_adj(500).umask(0o077);
+    let child = command.spawn().unwrap();
+    let report = child.enforced();
+    for (subject, asked) in [(Subject::Nice, "15"), (Subject::OomScoreAdj, "500"), (Subject::Umask, "0077")] {
+        assert_eq!(report.get(&subject).unwrap().asked(), asked);
+        assert_eq!(state(report, &subject), BEFORE, "{report}");
+    }
+    assert_eq!(state(report, &Subject::Affinity), BEFORE, "{report}");
+    // Left out, each is told on; on a single CPU every affinity is that one.
+    let cpus = std::thread::available_parallelism().unwrap().get();
+    for (call, object) in [("setpriority", "nice"), ("sched_setaffinity", "affinity")].into_iter().take(cpus)
+    {
+        let error = without(command.plan().unwrap(), call).spawn().unwrap_err();
+        assert_eq!((error.kind(), error.object()), (ErrorKind::NotEnforced, Some(object)), "{error}");
+    }
+}
+
+#[test]
+fn a_plan_is_data() {
+    let plan = plan(Sandbox::builder().bind_ro("/usr/share", "/opt"));
+    let json = serde_json::to_value(&plan).unwrap();
+    assert_eq!(json["program"], "/bin/true");
+    let stage = json["stage"].as_array().unwrap();
+    let printed = plan.to_string();
+    for call in stage {
+        let text = call["call"].as_str().unwrap();
+        assert!(printed.contains(text), "{text}");
+        assert!(call["step"].is_string());
+    }
+    assert!(stage.iter().any(|call| call["step"] == "mounts" && call["object"] == "/opt"), "{json:#}");
+    assert!(json["clone"].as_str().unwrap().contains("CLONE_NEWUSER") && json["id_maps"].is_array());
+    let asked = json["restrictions"].as_array().unwrap();
+    assert!(asked.iter().any(|row| row["subject"] == "no_new_privs" && row["asked"] == "on"));
+    assert!(json["cgroup"].is_null() && json["guard"] == false);
+}
+
+/// What builds the view knows causes that the engine does not.
+#[test]
+fn a_failure_of_the_view_has_the_views_own_hint() {
+    use palisade::fsroot::{File, Tmpfs};
+    let small = Tmpfs::new("/small").size(4096);
+    let full = File::new("/small/full", vec![b'x'; 4096]);
+    let builder = Sandbox::builder().mount(small).mount(full).mount(File::new("/small/more", "y"));
+    let error = builder.build().unwrap().command("/bin/true").spawn().unwrap_err();
+    assert_eq!((error.step(), error.errno()), (Step::Mounts, Some(libc::ENOSPC)), "{error}");
+    assert!(error.hint().unwrap().contains("limit is reached"), "{error}");
+}

@@ -427,7 +427,7 @@ fn stress_an_exec_that_fails_or_ends_anywhere_names_its_step_and_leaves_nothing(
 /// A process inside with the same user can stop what enters: that ends at the set-up's time, with nothing left.
 #[test]
 fn an_exec_that_hangs_inside_ends_at_its_timeout() {
-    let child = living(Sandbox::builder().setup_timeout(Duration::from_millis(300)));
+    let child = living(Sandbox::builder().setup_timeout(Duration::from_secs(1)));
     let mut command = child.exec("/bin/true");
     let plan = command.stdin(Stdio::null()).plan().unwrap();
     plan.clone().spawn().unwrap().wait().unwrap();

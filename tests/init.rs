@@ -173,10 +173,11 @@ fn a_thousand_orphans_leave_no_zombie() {
     );
 }
 
-/// The control: without an init that waits for them, and a payload that does not, they stay.
+/// The control: without an init that waits for them, and with a payload that does not, they stay. (The shell may have
+/// waited for one before it became that payload.)
 #[test]
 fn without_init_orphans_stay_zombies() {
-    let script = "(sleep 0 &) ; (sleep 0 &) ; exec sleep 1000";
+    let script = "(sleep 0.5 &) ; (sleep 0.5 &) ; exec sleep 1000";
     let sandbox = Sandbox::new().unwrap();
     let mut child = sandbox.command("/bin/sh").arg("-c").arg(script).spawn().unwrap();
     let children =
@@ -187,7 +188,7 @@ fn without_init_orphans_stay_zombies() {
     assert!(wait_until(Duration::from_secs(10), || {
         let text = children();
         let all: Vec<&str> = text.split_whitespace().collect();
-        all.len() == 2 && all.iter().all(|pid| zombie(pid))
+        !all.is_empty() && all.iter().all(|pid| zombie(pid))
     }));
     child.kill().unwrap();
     child.wait().unwrap();

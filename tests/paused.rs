@@ -83,11 +83,11 @@ fn what_fails_at_the_start_is_an_error_of_it() {
 
 #[test]
 fn its_times_count_from_the_start() {
-    let sandbox = Sandbox::builder().setup_timeout(Duration::from_millis(400)).build().unwrap();
+    let sandbox = Sandbox::builder().setup_timeout(Duration::from_secs(1)).build().unwrap();
     let mut command = sandbox.command("/bin/sleep");
     command.arg("1000").stdin(Stdio::null()).timeout(Duration::from_millis(300));
     let paused = command.spawn_paused().unwrap();
-    std::thread::sleep(Duration::from_millis(600));
+    std::thread::sleep(Duration::from_millis(1200));
     let start = Instant::now();
     let status = paused.start().unwrap().wait().unwrap();
     assert_eq!(status.cause(), ExitCause::TimedOut);

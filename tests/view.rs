@@ -67,7 +67,10 @@ fn the_hosts_trees_are_read_only() {
 #[test]
 fn dev_is_the_declared_list() {
     let listed = says(&default(), "cd /dev; echo *");
-    assert_eq!(listed.trim(), "console fd full null ptmx pts random shm stderr stdin stdout tty urandom zero");
+    assert_eq!(
+        listed.trim(),
+        "console fd full null ptmx pts random shm stderr stdin stdout tty urandom zero"
+    );
 }
 
 /// A83, A92: the payload is alone.

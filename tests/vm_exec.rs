@@ -6,7 +6,7 @@ use std::time::Duration;
 use palisade::cgroup::{Bytes, Cgroup, Limits};
 use palisade::ns::{Namespace, pidfd_open};
 use palisade::{Child, Detached, ErrorKind, ExitCause, Lifetime, Sandbox, SandboxBuilder, Stdio};
-use palisade_testkit::{cgroup_dir, skip, temp_dir, wait_until};
+use palisade_testkit::{cgroup_dir, scaled, skip, temp_dir, wait_until};
 
 macro_rules! parent {
     () => {
@@ -82,7 +82,7 @@ fn out_of_memory_is_told_of_what_entered() {
 #[test]
 fn a_frozen_sandbox_is_an_error_at_the_set_up_time() {
     let parent = parent!();
-    let child = living(builder(&parent, Limits::new()).setup_timeout(Duration::from_secs(1)));
+    let child = living(builder(&parent, Limits::new()).setup_timeout(scaled(Duration::from_millis(700))));
     let group = child.cgroup().unwrap().clone();
     group.freeze(Duration::from_secs(10)).unwrap();
     let error = child.exec("/bin/true").stdin(Stdio::null()).spawn().unwrap_err();

@@ -259,12 +259,16 @@ impl Identity {
     }
 }
 
-/// Becoming a mapped id first of all in a new user namespace whose map leaves the caller's own out: capabilities stay,
-/// and without it files can't be made (`EOVERFLOW`).
-pub fn first_identity(uid: Uid, gid: Gid) -> Program {
+/// Becoming an id of a new user namespace first of all: where its map leaves the caller's own out, files can't be made
+/// before (`EOVERFLOW`). The capabilities stay, as effective and permitted ones: a caller whose own id is 0 inside
+/// would lose them with it.
+pub fn first_identity(uid: Uid, gid: Gid, capabilities: CapabilitySet) -> Program {
     let mut program = Program::new();
     program.at(Step::FirstIdentity, format!("{uid}:{gid}"));
+    program.prctl(libc::PR_SET_KEEPCAPS, [1, 0, 0, 0]);
     program.setresgid(gid.as_raw());
     program.setresuid(uid.as_raw());
+    program.capset(capabilities.bits(), capabilities.bits(), 0);
+    program.prctl(libc::PR_SET_KEEPCAPS, [0; 4]);
     program
 }

@@ -99,6 +99,11 @@ impl Error {
         self.0.errno
     }
 
+    /// What to do about it, where that is known.
+    pub fn remedy(&self) -> Option<&str> {
+        self.0.hint
+    }
+
     /// The path that it concerns.
     pub fn path(&self) -> Option<&Path> {
         self.0.path.as_deref()

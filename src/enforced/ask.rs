@@ -53,6 +53,10 @@ pub(super) enum Want {
     /// Its user namespace is not right below the host program's.
     Lock,
     Limit(Resource, u64, u64),
+    Nice(i32),
+    /// No CPU but these.
+    Affinity(Vec<usize>),
+    OomScoreAdj(i32),
     Cgroup,
     CgroupFile,
     /// Those that the payload gets.
@@ -85,6 +89,12 @@ impl View {
 }
 
 impl Asked {
+    /// What each row is about, and what was asked, in words.
+    #[cfg(feature = "serde")]
+    pub(crate) fn rows(&self) -> impl Iterator<Item = (&Subject, &str)> {
+        self.rows.iter().map(|row| (&row.subject, &*row.asked))
+    }
+
     pub(crate) fn new(sandbox: &Prepared, payload: &Payload, site: Site) -> Self {
         let mut rows = Vec::new();
         let mut row = |subject, asked: String, want| rows.push(Row { subject, asked: asked.into(), want });
@@ -176,6 +186,20 @@ impl Asked {
                 let asked = format!("{} {}", show_limit(soft), show_limit(hard));
                 row(Subject::Limit(resource), asked, Want::Limit(resource, soft, hard));
             }
+        }
+        if let Some(nice) = payload.scheduling.nice {
+            row(Subject::Nice, nice.to_string(), Want::Nice(nice));
+        }
+        if let Some(cpus) = &payload.scheduling.affinity {
+            let list = cpus.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+            row(
+                Subject::Affinity,
+                format!("CPUs {list}, as far as they are there"),
+                Want::Affinity(cpus.clone()),
+            );
+        }
+        if let Some(adjustment) = payload.oom_score_adj {
+            row(Subject::OomScoreAdj, adjustment.to_string(), Want::OomScoreAdj(adjustment));
         }
         if let Some((limits, _)) = &sandbox.cgroup {
             row(Subject::Cgroup, "a leaf of its own, which it was born in".into(), Want::Cgroup);

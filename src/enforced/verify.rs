@@ -225,6 +225,19 @@ impl Verifier {
                     format!("{} {}", show_limit(seen_soft), show_limit(seen_hard))
                 })
             }
+            Want::Nice(wanted) => {
+                let seen = read.process.stat().map_err(|error| error.to_string())?.nice;
+                differs(seen == *wanted, &|| seen.to_string())
+            }
+            Want::Affinity(wanted) => {
+                let seen = &read.status()?.cpus_allowed;
+                let within = seen.iter().cloned().flatten().all(|cpu| wanted.contains(&(cpu as usize)));
+                differs(within && !seen.is_empty(), &|| format!("CPUs {seen:?}"))
+            }
+            Want::OomScoreAdj(wanted) => {
+                let seen = read.process.oom_score_adj().map_err(|error| error.to_string())?;
+                differs(seen == *wanted, &|| seen.to_string())
+            }
             Want::Cgroup => {
                 let procs = read.cgroup()?.procs().map_err(|error| error.to_string())?;
                 differs(procs.contains(&read.process.pid()), &|| format!("its cgroup holds {procs:?}"))
