@@ -62,13 +62,19 @@ fn palisade(profile: Profile, root: &Path, parent: Option<&Cgroup>) -> Option<Co
     if profile >= Profile::P6 {
         builder = builder.cgroup(Limits::new()).cgroup_parent(parent?.clone());
     }
-    if profile < Profile::P2 {
-        return None;
+    if profile == Profile::P0 {
+        kinds = Namespaces::EMPTY;
     }
-    builder =
-        builder.namespaces(kinds).root(Root::dir(root).mount(Proc::new("/proc")).mount(Dev::new("/dev")));
+    // The floor reads nothing back.
+    builder = builder.namespaces(kinds).verify(false);
+    let (builder, program) = if profile < Profile::P2 {
+        (builder.dangerously_share_root(), root.join(PROGRAM.trim_start_matches('/')))
+    } else {
+        let root = Root::dir(root).mount(Proc::new("/proc")).mount(Dev::new("/dev"));
+        (builder.root(root), PROGRAM.into())
+    };
     let sandbox = builder.build().expect("the profile is possible here");
-    let mut command = sandbox.command(PROGRAM);
+    let mut command = sandbox.command(program);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     Some(command)
 }
@@ -132,6 +138,7 @@ fn spawn(criterion: &mut Criterion) {
     } else {
         println!("the profiles are measured as root");
     }
+    verification();
     resident_memory(&command);
 }
 
@@ -184,6 +191,27 @@ fn profiles() {
             ratio(ours / plain),
         );
     }
+}
+
+/// What reading back costs: the secure default with and without, by turns.
+fn verification() {
+    let with = confined();
+    let sandbox = Sandbox::builder().verify(false).build().expect("the secure default is possible here");
+    let mut without = sandbox.command(REAL);
+    without.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut times: [Vec<Duration>; 2] = Default::default();
+    for _ in 0..if quick() { 1 } else { 300 } {
+        for (command, list) in [&with, &without].into_iter().zip(&mut times) {
+            let start = Instant::now();
+            run(command);
+            list.push(start.elapsed());
+        }
+    }
+    let [with, without] = times.map(median);
+    println!(
+        "\nsecure default, medians interleaved, µs: {with:.0} verified, {without:.0} not; ratio {:.2}",
+        with / without
+    );
 }
 
 fn median(mut list: Vec<Duration>) -> f64 {
