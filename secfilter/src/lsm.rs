@@ -121,7 +121,7 @@ impl Context {
         // A colon in a part would make others of it.
         match new.to_string().parse::<Self>() {
             Ok(read) if read == new => Ok(Some(new)),
-            Ok(_) => Err(bad_label(&option.to_string(), "user, role and type have no colon")),
+            Ok(_) => Err(bad_label(option.to_string(), "user, role and type have no colon")),
             Err(error) => Err(error),
         }
     }
