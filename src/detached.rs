@@ -165,7 +165,7 @@ impl Store {
 
     /// The first record: enough to clean up, should the maker end.
     pub(crate) fn begin(&self, cgroup: Option<&Cgroup>) -> Result<()> {
-        let cgroup = cgroup.map(|cgroup| cgroup.path().to_owned());
+        let cgroup = cgroup.map(known).transpose()?;
         self.save(&Record { cgroup, ..self.record.clone() })
     }
 
@@ -185,7 +185,7 @@ impl Store {
         });
         let record = Record {
             payload: Some(identify(pid, pidfd)?),
-            cgroup: cgroup.map(|cgroup| cgroup.path().to_owned()),
+            cgroup: cgroup.map(known).transpose()?,
             operations: operations.collect(),
             ..self.record.clone()
         };
@@ -256,7 +256,20 @@ impl Detached {
 
     /// The sandbox's own cgroup, if it was given one and has it still.
     pub fn cgroup(&self) -> Option<Cgroup> {
-        self.record.cgroup.as_ref().and_then(|path| Cgroup::open(path).ok())
+        self.own_cgroup().ok().flatten()
+    }
+
+    /// The one that was recorded, and no other that has its path by now.
+    fn own_cgroup(&self) -> Result<Option<Cgroup>> {
+        let Some((path, id)) = &self.record.cgroup else { return Ok(None) };
+        if self.record.boot != boot_id()? {
+            return Ok(None);
+        }
+        match Cgroup::open(path) {
+            Ok(cgroup) => Ok((cgroup.id().map_err(of_cgroup)? == *id).then_some(cgroup)),
+            Err(error) if error.errno() == Some(libc::ENOENT) => Ok(None),
+            Err(error) => Err(of_cgroup(error)),
+        }
     }
 
     /// Where it is in its life.
@@ -337,8 +350,20 @@ impl Detached {
                 Step::Pause,
                 "the child did not come to its payload: it was killed from outside",
             )),
+            Outcome::Executing if self.was_filtered()? => Err(Error::new(
+                ErrorKind::SetupKilled,
+                Step::Exec,
+                "its filter kills who executes the payload",
+            )),
             _ => Ok(()),
         }
+    }
+
+    /// Whether it was ended by a filter.
+    fn was_filtered(&self) -> Result<bool> {
+        let ended = self.has_ended(Some(Instant::now()))?;
+        let status = self.pidfd.as_ref().filter(|_| ended).and_then(sys::kept_status);
+        Ok(status.map(ExitStatus::from_wait).is_some_and(|status| status.signal() == Some(libc::SIGSYS)))
     }
 
     /// Sends a signal to the payload; one that has ended gets none. Before the start it is kept until then, SIGKILL
@@ -358,7 +383,11 @@ impl Detached {
     /// # Errors
     /// As [`signal`](Self::signal).
     pub fn kill(&self) -> Result<()> {
-        let group = self.cgroup().map_or(Ok(()), |cgroup| cgroup.kill()).map_err(of_cgroup);
+        let group = match self.own_cgroup() {
+            Ok(Some(cgroup)) => cgroup.kill().map_err(of_cgroup),
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        };
         self.signal(libc::SIGKILL).and(group)
     }
 
@@ -379,6 +408,13 @@ impl Detached {
     /// # Errors
     /// What could not be killed within 30 seconds, or not be removed: the state is there still.
     pub fn cleanup(self) -> Result<()> {
+        if self.record.payload.is_none() {
+            // It may have been made since this was read.
+            let now = Self::open(&self.path)?;
+            if now.record.payload.is_some() {
+                return now.cleanup();
+            }
+        }
         if self.status()? == Life::Making {
             return Err(refused(&self.path, "it is being made"));
         }
@@ -386,7 +422,7 @@ impl Detached {
         if !self.has_ended(Some(Instant::now() + PATIENCE))? {
             return Err(refused(&self.path, format!("the payload was not gone {PATIENCE:?} after SIGKILL")));
         }
-        if let Some(cgroup) = self.cgroup() {
+        if let Some(cgroup) = self.own_cgroup()? {
             cgroup.destroy(PATIENCE).map_err(of_cgroup)?;
         }
         remove(&self.dir, &self.path).map_err(failed(&self.path, "remove"))
@@ -414,6 +450,11 @@ impl fmt::Debug for Detached {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Detached").field("path", &self.path).field("id", &self.id()).finish_non_exhaustive()
     }
+}
+
+/// What the record says of a cgroup.
+fn known(cgroup: &Cgroup) -> Result<(PathBuf, u64)> {
+    Ok((cgroup.path().to_owned(), cgroup.id().map_err(of_cgroup)?))
 }
 
 fn of_cgroup(error: palisade_cgroup::Error) -> Error {

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use palisade_cgroup::Cgroup;
-use palisade_creds::{Credentials, Gid, Maps, PreparedMaps, Uid, read_maps};
+use palisade_creds::{Capability, Credentials, Gid, Maps, PreparedMaps, Uid, read_maps};
 use palisade_ns::{AnyNs, Join, Namespace, Namespaces};
 use palisade_procinfo::ProcRoot;
 use palisade_sys::{FD_CONTROL, FD_PASSED, Fd, Place, Program, Slot, Step};
@@ -121,6 +121,14 @@ impl Target {
     /// Looks at the process. To be called on the thread that clones: which namespaces there are to join depends on
     /// where that is.
     pub(crate) fn look(&self, sandbox: &Prepared) -> Result<Way> {
+        // Without a user namespace in between, that capability reaches what enters, which still has more then.
+        let reach = sandbox.credentials.after().capabilities.bounding;
+        if sandbox.maps.is_none() && sandbox.pod.is_none() && reach.contains(Capability::SysPtrace) {
+            return Err(Error::invalid(
+                "exec: a payload that has or may gain CAP_SYS_PTRACE without a user namespace of its own could attach to \
+                 what enters: leave the capability out, or give the sandbox a user namespace",
+            ));
+        }
         let of_ns = |error: palisade_ns::Error| {
             let errno = error.errno();
             let gone = error.kind() == palisade_ns::ErrorKind::Gone;

@@ -296,7 +296,7 @@ fn restrict(
     p.fchdir(directory);
     p.close(directory);
 
-    if site == Site::New && sandbox.init {
+    if site != Site::Living && sandbox.init {
         p.at(Step::Init, "");
         p.init(control);
     }

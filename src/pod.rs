@@ -86,6 +86,10 @@ impl Pod {
         Ok(Self::from_shared(&shared, maps))
     }
 
+    pub(crate) fn shares(&self, kind: Namespace) -> bool {
+        self.namespaces.iter().any(|namespace| namespace.kind() == kind)
+    }
+
     /// Those of these kinds of a running sandbox, whose user namespace they belong to. With its pid namespace, members
     /// see its processes, and end when its first one does.
     ///

@@ -191,6 +191,13 @@ impl Prepared {
             .as_ref()
             .filter(|_| reach.contains(Capability::SysAdmin))
             .map(|maps| Lock::new(&spec, root.as_ref(), maps.maps(), identity, wiring.is_some()));
+        let shares_pids = spec.pod.as_ref().is_some_and(|pod| pod.shares(Namespace::Pid));
+        if lock.is_some() && shares_pids {
+            return Err(Error::invalid(
+                "pod: a member that has or may gain CAP_SYS_ADMIN can't share its pid namespace: while its view is locked, \
+                 other members could look into its set-up",
+            ));
+        }
         if lock.is_some() {
             setup = Lock::CAPABILITIES.into_iter().fold(setup, CapabilitySet::with);
         }
@@ -378,7 +385,9 @@ fn credentials(
 fn may_outlive(spec: &Spec, filter: Option<&Filter>) -> bool {
     let Ok(prctl) = "prctl".parse::<Syscall>() else { return true };
     let clear = SeccompData::new(prctl, [libc::PR_SET_PDEATHSIG as u64, 0, 0, 0, 0, 0]);
-    let asks = filter.is_none_or(|filter| filter.evaluate(&clear).lets_through());
+    // One call of one architecture is no proof for a filter that is not ours.
+    let own = !matches!(spec.calls, Calls::Default);
+    let asks = own || filter.is_none_or(|filter| filter.evaluate(&clear).lets_through());
     let capable = !spec.capabilities.is_empty() || spec.capability_sets.is_some();
     asks || spec.privilege_escalation || capable
 }
@@ -461,12 +470,22 @@ fn check_limits(spec: &Spec, caller: &Caller, conflicts: &mut Conflicts) {
     }
 }
 
+/// Whether the payload may make files that are there for others of the host.
+fn writes_to_host(spec: &Spec) -> bool {
+    let root = match &spec.root {
+        View::Shared => true,
+        View::Own(root) => root.writes_to_host(),
+        View::Host(_) => false,
+    };
+    let shm = matches!(spec.ipc, Ipc::Host | Ipc::Shareable(..) | Ipc::Of(..));
+    root || shm || spec.mounts.iter().any(Mount::writes_to_host)
+}
+
 fn compile(spec: &Spec, conflicts: &mut Conflicts) -> Option<Filter> {
-    let writes = |item: &Mount| matches!(item, Mount::Bind(bind) if !bind.is_read_only());
     let filter = match &spec.calls {
         Calls::Unfiltered => return None,
-        // What is written to a bind is there for others of the host, who must not run it as its owner.
-        Calls::Default if spec.mounts.iter().any(writes) => {
+        // What is written to the host is there for others of it, who must not run it as its owner.
+        Calls::Default if writes_to_host(spec) => {
             conflicts.check("seccomp", presets::payload_without_set_id().compile())?
         }
         Calls::Default => conflicts.check("seccomp", presets::payload().compile())?,

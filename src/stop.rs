@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use palisade_cgroup::Cgroup;
+use palisade_creds::{Capability, CapabilitySet};
 use palisade_sys::{FD_PASSED, Fd, Program, Step};
 
 use crate::child::{Child, Live, ended};
@@ -39,12 +40,15 @@ impl Child {
     pub fn stop(&mut self, signal: i32, grace: Duration) -> Result<ExitStatus> {
         let until = Instant::now().checked_add(grace);
         let asked = self.signal_tree(signal);
-        if asked.is_ok() && self.wait_timeout(grace)?.is_some() {
-            self.live().rest().map_or(Ok(()), |cgroup| wait_until_empty(&cgroup, until))?;
-        }
+        // Whatever fails, the kill comes.
+        let waited = match asked.as_ref().map(|()| self.wait_timeout(grace)) {
+            Ok(Ok(Some(_))) => self.live().rest().map_or(Ok(()), |cgroup| wait_until_empty(&cgroup, until)),
+            Ok(Ok(None)) | Err(_) => Ok(()),
+            Ok(Err(error)) => Err(error),
+        };
         self.live().kill_all()?;
         let status = self.wait()?;
-        asked.map(|()| status)
+        waited.and(asked).map(|()| status)
     }
 }
 
@@ -113,7 +117,15 @@ impl Tree {
         p.at(Step::Supervise, format!("signal {signal} to the pid namespace"));
         p.close_on_exec_from(3);
         p.prctl(libc::PR_SET_DUMPABLE, [0; 4]);
-        p.setns(Fd::number(FD_PASSED), namespaces);
+        if namespaces & libc::CLONE_NEWUSER == 0 {
+            // Then a capability of theirs reaches us in there: so we have their root, and nothing but what is needed.
+            p.setns(Fd::number(FD_PASSED), namespaces | libc::CLONE_NEWNS);
+            let kill = CapabilitySet::EMPTY.with(Capability::Kill).bits();
+            p.capset(kill, kill, 0);
+        } else {
+            p.setns(Fd::number(FD_PASSED), namespaces);
+        }
+        p.close(Fd::number(FD_PASSED));
         let (parent, end) = (p.forward(), p.forward());
         let child = p.fork();
         p.branch(parent);

@@ -305,3 +305,24 @@ fn descendants(pid: u32) -> Vec<u32> {
         tasks.flatten().map(|task| std::fs::read_to_string(task.path().join("children")).unwrap_or_default());
     lists.collect::<Vec<_>>().join(" ").split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }
+
+/// A path is no proof: after the group is gone, another may have its name.
+#[test]
+fn anothers_cgroup_of_the_same_name_is_left_alone() {
+    use palisade::cgroup::{Cgroup, Limits};
+    let Ok(parent) = Cgroup::delegated() else { palisade_testkit::skip!("no cgroup to make one in") };
+    let made = temp_dir();
+    let state = made.path().join("state");
+    let builder = builder().cgroup(Limits::new()).cgroup_parent(parent);
+    let Ok(detached) = create(builder, &state, &["/bin/sleep", "1000"]) else {
+        palisade_testkit::skip!("no cgroup to be born in")
+    };
+    let path = detached.cgroup().unwrap().path().to_owned();
+    detached.kill().unwrap();
+    assert!(wait_until(Duration::from_secs(20), || std::fs::remove_dir(&path).is_ok()), "it is not empty");
+    std::fs::create_dir(&path).unwrap();
+    assert!(detached.cgroup().is_none());
+    detached.cleanup().unwrap();
+    assert!(path.exists(), "somebody else's");
+    std::fs::remove_dir(&path).unwrap();
+}

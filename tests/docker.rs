@@ -334,3 +334,15 @@ fn privileged_is_what_docker_means_by_it() {
         assert_ne!(says(&docker, &format!("readlink /proc/self/ns/{kind}")).trim(), own(kind));
     }
 }
+
+/// What was asked for is not dropped for what else was asked for.
+#[test]
+fn options_that_restrict_win() {
+    let image = image!();
+    let held =
+        Docker::new(image.path()).allow_privilege_escalation_if_possible().security_opt("no-new-privileges");
+    assert_eq!(says(&held, "grep NoNewPrivs /proc/self/status"), "NoNewPrivs:\t1\n");
+    let labelled = Docker::new(image.path()).privileged(true).security_opt("apparmor=some-profile");
+    let error = labelled.build().unwrap_err().to_string();
+    assert!(error.contains("takes no label"), "{error}");
+}

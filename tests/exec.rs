@@ -485,3 +485,20 @@ fn a_process_of_others_is_entered_with_a_sandbox_that_describes_it() {
     let error = Sandbox::new().unwrap().exec_in(gone, "/bin/true").spawn().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Gone, "{error}");
 }
+
+/// Without a user namespace a capability inside reaches what enters while that still has more.
+#[test]
+fn who_may_trace_with_the_hosts_users_is_not_entered() {
+    if !is_root() {
+        skip!("takes root");
+    }
+    let trace = CapabilitySet::EMPTY.with(Capability::SysPtrace);
+    let builder = || Sandbox::builder().share(Namespace::User).capabilities(trace);
+    let child = living(builder());
+    let error = child.exec("/bin/true").status().unwrap_err();
+    assert!(error.to_string().contains("CAP_SYS_PTRACE"), "{error}");
+    end(child);
+    let mut asleep = builder().build().unwrap().command("/bin/sleep").arg("1000").spawn().unwrap();
+    asleep.signal_tree(libc::SIGTERM).unwrap();
+    asleep.stop(libc::SIGTERM, Duration::from_millis(100)).unwrap();
+}

@@ -120,3 +120,23 @@ fn ranges_and_capabilities_in_a_pod() {
         assert!(says(member(), &format!("{ip} link show lo")).contains("mtu 1400"), "one network for both");
     }
 }
+
+/// With an init the payload was taken for the first process, went on unread, and was killed at the set-up's time limit.
+#[test]
+fn a_member_has_an_init_where_its_pids_are_its_own() {
+    let pod = Pod::new(Namespace::Net).unwrap();
+    let sandbox = Sandbox::builder().pod(&pod).init(true).build().unwrap();
+    let mut command = sandbox.command("/bin/sh");
+    let out = command.args(["-c", "test $$ -gt 1; echo $?; exit 3"]).output().unwrap();
+    assert_eq!((out.status.code(), &*out.stdout), (Some(3), &b"0\n"[..]));
+}
+
+/// While the view is locked the set-up can be looked into by who shares its pids and its user namespace.
+#[test]
+fn a_member_that_may_mount_can_not_share_a_pid_namespace() {
+    let donor = stays(Sandbox::builder(), ":");
+    let pod = Pod::of(&donor, Namespace::Pid).unwrap();
+    let admin = CapabilitySet::EMPTY.with(Capability::SysAdmin);
+    let error = Sandbox::builder().pod(&pod).capabilities(admin).build().unwrap_err().to_string();
+    assert!(error.contains("CAP_SYS_ADMIN"), "{error}");
+}

@@ -76,3 +76,21 @@ fn what_would_need_a_view_is_a_conflict() {
         assert!(error.to_string().contains("user namespace"), "{error}");
     }
 }
+
+/// What a payload leaves where others of the host are must not be theirs to run as its owner.
+#[test]
+fn where_files_are_left_for_others_no_set_user_id_bit_is_set() {
+    let made = temp_dir();
+    std::fs::set_permissions(made.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    let file = made.path().join("left");
+    let script = format!("touch {0}; chmod u+s {0} 2>&1 || true", file.display());
+    assert!(says(&nothing_new().build().unwrap(), &script).contains("not permitted"));
+    let root = palisade::fsroot::Root::host().bind(made.path(), "/tmp");
+    let bound = Sandbox::builder().root(root).build().unwrap();
+    let said = says(&bound, "touch /tmp/bound; chmod u+s /tmp/bound 2>&1 || true");
+    assert!(said.contains("not permitted"), "{said}");
+    for name in ["left", "bound"] {
+        let mode = std::fs::metadata(made.path().join(name)).unwrap();
+        assert_eq!(std::os::unix::fs::MetadataExt::mode(&mode) & 0o4000, 0);
+    }
+}

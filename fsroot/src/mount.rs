@@ -39,6 +39,17 @@ pub enum Mount {
     Directory(Directory),
 }
 
+impl Mount {
+    /// Whether what is written to it can end up in a file or directory of the host.
+    pub fn writes_to_host(&self) -> bool {
+        match self {
+            Self::Bind(bind) => !bind.is_read_only(),
+            Self::Overlay(overlay) => overlay.layers.keeps_changes(),
+            _ => false,
+        }
+    }
+}
+
 macro_rules! into_mount {
     ($($name:ident),+) => {$(
         impl From<$name> for Mount {

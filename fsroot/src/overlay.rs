@@ -26,6 +26,10 @@ pub(crate) enum Upper {
 }
 
 impl Layers {
+    pub(crate) fn keeps_changes(&self) -> bool {
+        matches!(self.upper, Upper::Directory(_))
+    }
+
     /// `lower` and what is added below it, read-only until an upper layer is given.
     pub fn new(lower: impl AsRef<Path>) -> Self {
         Self {

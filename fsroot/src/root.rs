@@ -65,6 +65,17 @@ impl Root {
         HostView::new().into()
     }
 
+    /// Whether what is written in it can end up in a file or directory of the host: a writable directory as the root, an
+    /// overlay whose changes are kept on disk, a bind that is not read-only.
+    pub fn writes_to_host(&self) -> bool {
+        let base = match &self.base {
+            Base::Directory(_) => self.writable,
+            Base::Overlay(layers) => layers.keeps_changes(),
+            Base::Host(_) | Base::Memory => false,
+        };
+        base || self.mounts.iter().any(Mount::writes_to_host)
+    }
+
     /// A root file system of one's own in a directory: read-only unless [`Root::writable`]. Mount points have to exist
     /// in it; where they don't and it must not be changed, put it under an overlay ([`Root::overlay`]).
     pub fn dir(path: impl AsRef<Path>) -> Self {

@@ -35,7 +35,8 @@ pub(crate) struct Record {
     pub(crate) creator: ProcessId,
     /// `None` as long as it is being made.
     pub(crate) payload: Option<ProcessId>,
-    pub(crate) cgroup: Option<PathBuf>,
+    /// Its path, and the kernel's id of it: a path may be another group's by now.
+    pub(crate) cgroup: Option<(PathBuf, u64)>,
     pub(crate) operations: Vec<Operation>,
 }
 
@@ -67,7 +68,10 @@ impl Record {
                 ("pid-namespace", [inode]) => put(&mut namespace, decimal(inode)),
                 ("creator", [pid, start, inode]) => put(&mut creator, process(pid, start, inode)),
                 ("payload", [pid, start, inode]) => put(&mut payload, process(pid, start, inode)),
-                ("cgroup", [path]) => put(&mut cgroup, Some(PathBuf::from(OsString::from_vec(path.clone())))),
+                ("cgroup", [path, id]) => {
+                    let path = PathBuf::from(OsString::from_vec(path.clone()));
+                    put(&mut cgroup, decimal(id).map(|id| (path, id)))
+                }
                 ("operation", [index, step, object, call]) => {
                     let index = decimal(index).and_then(|index| u32::try_from(index).ok());
                     let operation = index.zip(string(step)).zip(string(object)).zip(string(call));
@@ -126,8 +130,8 @@ impl fmt::Display for Record {
         if let Some(payload) = &self.payload {
             writeln!(f, "payload {payload}")?;
         }
-        if let Some(cgroup) = &self.cgroup {
-            writeln!(f, "cgroup {}", escape(cgroup.as_os_str().as_bytes()))?;
+        if let Some((path, id)) = &self.cgroup {
+            writeln!(f, "cgroup {} {id}", escape(path.as_os_str().as_bytes()))?;
         }
         for Operation { index, step, object, call } in &self.operations {
             let [step, object, call] = [step, object, call].map(|text| escape(text.as_bytes()));
@@ -200,7 +204,7 @@ mod tests {
         });
         let path = proptest::collection::vec(any::<u8>(), 0..40)
             .prop_map(|bytes| PathBuf::from(OsString::from_vec(bytes)));
-        let rest = (proptest::option::of(path), proptest::collection::vec(operation, 0..4));
+        let rest = (proptest::option::of((path, any::<u64>())), proptest::collection::vec(operation, 0..4));
         (".*", any::<u64>(), process(), proptest::option::of(process()), rest).prop_map(
             |(boot, pid_namespace, creator, payload, (cgroup, operations))| Record {
                 boot,
@@ -247,7 +251,8 @@ mod tests {
             (&format!("{head}payload 01 2 -\n"), "line 5"),
             (&format!("{head}payload 1 2\n"), "line 5"),
             (&format!("{head}payload 4294967296 2 -\n"), "line 5"),
-            (&format!("{head}cgroup \\x4\n"), "line 5"),
+            (&format!("{head}cgroup \\x4 1\n"), "line 5"),
+            (&format!("{head}cgroup /a\n"), "line 5"),
             (&format!("{head}\n"), "line 5"),
             (&format!("{head}unknown\n"), "line 5"),
         ] {

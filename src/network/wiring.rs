@@ -1,7 +1,7 @@
 //! What the host program does to a child's network before the child goes on, and what stays of it until the end.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use palisade_net::nft::Table;
 use palisade_net::policy::{
@@ -112,8 +112,8 @@ impl Wiring {
             // What the host program itself listens on is not the world outside, nor is where clouds keep credentials.
             Kind::UserMode { egress: None, .. } => {
                 let block = |all: IpPrefix, link_local: IpPrefix| {
-                    let own = own.iter().copied().filter(|addr| all.contains(*addr)).map(IpPrefix::host);
-                    IpBlock::new(all, own.chain([link_local])).map(Peer::Block)
+                    let shut = own.iter().copied().chain(METADATA).filter(|addr| all.contains(*addr));
+                    IpBlock::new(all, shut.map(IpPrefix::host).chain([link_local])).map(Peer::Block)
                 };
                 let v4 = block(IpPrefix::ALL_V4, IpPrefix::new([169, 254, 0, 0], 16)?)?;
                 let v6 = block(IpPrefix::ALL_V6, IpPrefix::new([0xfe80u16, 0, 0, 0, 0, 0, 0, 0], 10)?)?;
@@ -127,6 +127,14 @@ impl Wiring {
         cluster.pod_table("palisade-egress", "sandbox", "payload", &Options::new()).map(Some)
     }
 }
+
+/// Where clouds keep credentials, beside the link-local addresses: Alibaba, Azure, Oracle, and Amazon by IPv6.
+const METADATA: [IpAddr; 4] = [
+    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+];
 
 impl fmt::Display for Wiring {
     /// For plans: a line for each thing that is done.

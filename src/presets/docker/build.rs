@@ -84,7 +84,7 @@ pub(super) fn builder(docker: &Docker) -> Result<SandboxBuilder> {
     let users = users(docker, &caller, &user, &mut conflicts);
     let escalation = docker.escalation
         || security.no_new_privs == Some(false)
-        || docker.escalation_if_possible && users.image_ids;
+        || docker.escalation_if_possible && users.image_ids && security.no_new_privs != Some(true);
     let mut new = Sandbox::builder()
         .user(user.uid.as_raw(), user.gid.as_raw())
         .capability_sets(ThreadCapabilities {
@@ -406,7 +406,14 @@ fn label(
     new: SandboxBuilder,
     conflicts: &mut Conflicts,
 ) -> SandboxBuilder {
-    if docker.privileged || (security.apparmor.is_none() && security.labels.is_empty()) {
+    if security.apparmor.is_none() && security.labels.is_empty() {
+        return new;
+    }
+    if docker.privileged {
+        let unconfined = security.apparmor.as_ref().is_none_or(|profile| profile == "unconfined");
+        if !unconfined || security.labels.iter().any(|option| *option != LabelOption::Disable) {
+            conflicts.add("--security-opt: a privileged container takes no label");
+        }
         return new;
     }
     let mut label = None;
