@@ -70,7 +70,8 @@ impl SandboxBuilder {
     }
 
     /// Which devices the payload may make and open, whatever nodes there are: a program of its cgroup, which
-    /// [`cgroup`](Self::cgroup) asks for. Needs `CAP_BPF` or `CAP_SYS_ADMIN` on the host.
+    /// [`cgroup`](Self::cgroup) asks for. Needs `CAP_BPF` and `CAP_NET_ADMIN`, or
+    /// `CAP_SYS_ADMIN`, on the host.
     pub fn device_rules(mut self, rules: DeviceRules) -> Self {
         self.spec.device_rules = Some(rules);
         self

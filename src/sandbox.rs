@@ -519,7 +519,7 @@ impl SandboxBuilder {
 
     /// Whether each spawn reads back from the kernel what it has made of the restrictions, before the payload runs; it
     /// does unless this is `false`. What differs is then an error of `spawn`. The set-up stands still meanwhile:
-    /// [`Enforced`](crate::Enforced) says what is read, README.md what it costs.
+    /// [`Enforced`](crate::Enforced) says what is read, docs/performance.md what it costs.
     pub fn verify(mut self, verify: bool) -> Self {
         self.spec.verify = verify;
         self

@@ -65,8 +65,8 @@ pub(crate) fn markdown() -> String {
     let mut text = "\
 # The labs
 
-Each of the study's ninety-two entries, reproduced as an experiment that asserts what the study says, or answered here where the entry
-is prose. `cargo run --example labs` lists them; `-- 16` runs one, `-- chroot` a topic, `-- C` a group, `-- all` all; `--explain` adds
+Ninety-two entries of a study of containers (chroot to Kubernetes), each reproduced as an experiment that asserts what the study found,
+or answered here where the entry is prose. `cargo run --example labs` lists them; `-- 16` runs one, `-- chroot` a topic, `-- C` a group, `-- all` all; `--explain` adds
 the mechanism and what each sandbox is about to do. No lab touches the host: each runs in namespaces of its own and is searched for
 leaks afterwards. This page is made by `cargo run --example labs -- --markdown`; a test compares.
 "
