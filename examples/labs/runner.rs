@@ -202,7 +202,7 @@ fn in_a_process(
 
     let mut leaks = left_processes();
     // The kernel takes a moment to remove what only a dying process held.
-    let deadline = Instant::now() + Duration::from_secs(3);
+    let deadline = Instant::now() + palisade_testkit::scaled(Duration::from_secs(3));
     loop {
         let more: Vec<String> = host().difference(&before).cloned().collect();
         if more.is_empty() || Instant::now() > deadline {
@@ -221,8 +221,7 @@ fn in_a_process(
 
 /// `None` when it took too long, and was killed.
 fn wait_for(child: &mut Child) -> Result<Option<ExitStatus>> {
-    let scale = std::env::var("PALISADE_TEST_SCALE").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
-    let deadline = Instant::now() + LIMIT * scale;
+    let deadline = Instant::now() + palisade_testkit::scaled(LIMIT);
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(Some(status));
@@ -239,7 +238,7 @@ fn wait_for(child: &mut Child) -> Result<Option<ExitStatus>> {
 /// Kills and names the processes that came to this one because their parent has ended.
 fn left_processes() -> Vec<String> {
     let mut left = Vec::new();
-    let deadline = Instant::now() + Duration::from_secs(3);
+    let deadline = Instant::now() + palisade_testkit::scaled(Duration::from_secs(3));
     loop {
         while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
             if status.pid().is_none() {
