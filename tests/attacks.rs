@@ -110,3 +110,29 @@ fn a127_a_filtered_mount_api_is_an_error_with_a_hint() {
         });
     }
 }
+
+/// A16: a root file system that brings its own console, leading to a file of the host's (CVE-2025-52565).
+#[test]
+fn a16_the_console_that_a_root_brings_is_not_used() {
+    use std::os::unix::fs::symlink;
+    let made = palisade_testkit::temp_dir();
+    let canary = made.path().join("canary");
+    std::fs::write(&canary, "untouched").unwrap();
+    let root = made.path().join("root");
+    for name in ["usr", "proc", "tmp", "dev/pts"] {
+        std::fs::create_dir_all(root.join(name)).unwrap();
+    }
+    for name in ["bin", "lib", "lib64"] {
+        symlink(format!("usr/{name}"), root.join(name)).unwrap();
+    }
+    for name in ["dev/console", "dev/pts/0", "dev/ptmx"] {
+        symlink(&canary, root.join(name)).unwrap();
+    }
+    let builder = Sandbox::builder().rootfs(&root).bind_ro("/usr", "/usr");
+    let mut command = builder.build().unwrap().command("/bin/sh");
+    command.args(["-c", "echo heard >/dev/console; tty"]).pty(palisade::PtySize::default());
+    let out = command.spawn().unwrap().wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&out.stdout);
+    assert!(text.contains("heard") && text.contains("/dev/pts/0"), "{text}");
+    assert_eq!(std::fs::read_to_string(&canary).unwrap(), "untouched");
+}
