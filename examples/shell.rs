@@ -90,9 +90,14 @@ fn connect(pty: &Pty, signals: &SignalFd) -> io::Result<Option<u8>> {
         if open && keys.is_empty() {
             fds.push(PollFd::new(input.as_fd(), PollFlags::POLLIN));
         }
-        poll(&mut fds, PollTimeout::NONE)?;
+        // A program that sets its terminal up throws away what was typed before: an end of file is said until it is heard.
+        let patience = if open { PollTimeout::NONE } else { PollTimeout::from(200u8) };
+        let nothing = poll(&mut fds, patience)? == 0;
         let ready = |n: usize| fds.get(n).is_some_and(|fd| fd.any() == Some(true));
         let typed = ready(2);
+        if nothing && keys.is_empty() {
+            keys.push(END_OF_FILE);
+        }
 
         while let Some(signal) = signals.read_signal()? {
             match Signal::try_from(signal.ssi_signo as i32) {
