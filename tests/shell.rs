@@ -158,10 +158,12 @@ fn top_draws_right_and_a_shell_goes_on() {
     tmux.press("C-c", "prompt", prompt);
     tmux.keys(&["echo still $((40 + 2)); stty size", "Enter"]);
     tmux.screen("shell after Ctrl-C", |lines| lines.contains(&"still 42") && lines.contains(&"24 80"));
-    tmux.keys(&["sleep 1000", "Enter"]);
+    // Its own word says that it is in the foreground: a Ctrl-Z before that would take away what was typed.
+    tmux.keys(&["sh -c 'echo job; sleep 1000'", "Enter"]);
+    tmux.screen("job", |lines| lines.contains(&"job"));
     tmux.press("C-z", "stopped job", |lines| lines.iter().any(|line| line.contains("Stopped")));
     tmux.keys(&["fg", "Enter"]);
-    tmux.screen("continued job", |lines| lines.contains(&"sleep 1000"));
+    tmux.screen("continued job", |lines| lines.iter().filter(|line| line.starts_with("sh -c")).count() > 0);
     tmux.press("C-c", "prompt", prompt);
     tmux.keys(&["exit 7", "Enter"]);
     tmux.ended(7);

@@ -10,7 +10,7 @@ use palisade::presets::docker::{DeviceOption, Docker, Mode, SecurityOption, Tmpf
 fn round_trip<T: FromStr<Err: Display> + Display + PartialEq + Debug>(text: &str) {
     match text.parse::<T>() {
         Ok(value) => assert_eq!(value.to_string().parse::<T>().ok().as_ref(), Some(&value)),
-        Err(error) => assert!(error.to_string().len() < 2000),
+        Err(error) => assert!(!error.to_string().is_empty()),
     }
 }
 
