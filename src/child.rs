@@ -349,7 +349,7 @@ impl Child {
         if self.status.is_none() {
             let live = self.live();
             let failed = |call: &str, error: io::Error| Error::call(Step::Supervise, call.to_owned(), &error);
-            if !ended(live.pidfd.as_fd(), until).map_err(|error| failed("poll", error))? {
+            if !readable(live.pidfd.as_fd(), until).map_err(|error| failed("poll", error))? {
                 return Ok(None);
             }
             let (raw, usage) = match live.status(self.pid) {
@@ -402,8 +402,8 @@ impl Drop for Child {
             return; // an OwnedCgroup looks at its own maker
         }
         match (self.lifetime, self.status) {
+            (_, Some(_)) if live.cgroup.is_none() => {}
             (Lifetime::Detached, _) => reaper::leave(live),
-            (Lifetime::Host, Some(_)) if live.cgroup.is_none() => {}
             (Lifetime::Host, status) => reaper::end(live, status.is_some()),
         }
     }
@@ -419,10 +419,10 @@ fn killed_for_memory(cgroup: &Cgroup) -> u64 {
     cgroup.memory_events().map_or(0, |events| events.oom_kill)
 }
 
-/// Polls a pidfd until its process has ended or `until` is over.
-pub(crate) fn ended(pidfd: BorrowedFd<'_>, until: Option<Instant>) -> io::Result<bool> {
+/// Polls a descriptor until it can be read (a pidfd: its process has ended) or `until` is over.
+pub(crate) fn readable(descriptor: BorrowedFd<'_>, until: Option<Instant>) -> io::Result<bool> {
     loop {
-        let mut fds = [PollFd::new(pidfd, PollFlags::POLLIN)];
+        let mut fds = [PollFd::new(descriptor, PollFlags::POLLIN)];
         match poll(&mut fds, poll_time(until)) {
             Ok(0) if until.is_some_and(|until| until <= Instant::now()) => return Ok(false),
             Ok(0) | Err(nix::errno::Errno::EINTR) => {}

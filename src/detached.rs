@@ -430,7 +430,7 @@ impl Detached {
 
     fn has_ended(&self, until: Option<Instant>) -> Result<bool> {
         let Some(pidfd) = &self.pidfd else { return Ok(true) };
-        crate::child::ended(pidfd.as_fd(), until).map_err(failed(&self.path, "poll"))
+        crate::child::readable(pidfd.as_fd(), until).map_err(failed(&self.path, "poll"))
     }
 
     fn outcome(&self) -> Result<Outcome> {

@@ -14,7 +14,7 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg, 
 use palisade_cgroup::{Cgroup, OwnedCgroup};
 use palisade_sys::{Outcome, Step};
 
-use crate::child::Live;
+use crate::child::{Live, readable};
 use crate::collector::{Collector, Watched, has_name};
 use crate::enforced::{OwnNamespaces, Verifier};
 use crate::enter::{Target, Way, follow};
@@ -59,11 +59,14 @@ const LAST_GRACE: Duration = Duration::from_secs(10);
 /// Runs a plan on a spawner thread and waits until its payload is executed, at most for the plan's set-up time.
 pub(crate) fn launch(plan: Plan) -> Result<Started> {
     let (limit, which) = (plan.setup_timeout, plan.thread());
+    let until = Instant::now().checked_add(limit);
     let spawn = Spawn::of(plan.program());
     let inside = spawn.clone();
-    let started = supervise(limit, which, &Arc::default(), move |bench, watch| {
-        inside.within(|| stand(plan, bench, watch)?.execute())
+    let standing = supervise(limit, which, move |bench, watch| {
+        inside.within(|| stand(plan, bench, watch))
     });
+    // The exec wakes the caller itself: a thread between the two would only cost its own waking.
+    let started = standing.and_then(|standing| spawn.within(|| standing.executed(until)));
     spawn.ends(&started, |started| started.pid);
     started
 }
@@ -73,7 +76,7 @@ pub(crate) fn launch_paused(plan: Plan) -> Result<Standing> {
     let (limit, which) = (plan.setup_timeout, plan.thread());
     let spawn = Spawn::of(plan.program());
     let inside = spawn.clone();
-    let standing = supervise(limit, which, &Arc::default(), move |bench, watch| {
+    let standing = supervise(limit, which, move |bench, watch| {
         inside.within(|| stand(plan, bench, watch)?.pause())
     });
     spawn.ends(&standing, |standing| standing.child.pid);
@@ -81,32 +84,36 @@ pub(crate) fn launch_paused(plan: Plan) -> Result<Standing> {
 }
 
 /// Does some work of a set-up on a spawner thread, at most for a time.
-pub(crate) fn supervise<T: Send + 'static>(
+fn supervise<T: Send + 'static>(
     limit: Duration,
     which: Thread,
-    watch: &Arc<Watch>,
     work: impl FnOnce(&mut Bench, &Arc<Watch>) -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    let seen = Arc::clone(watch);
+    let watch = Arc::<Watch>::default();
+    let seen = Arc::clone(&watch);
     let result = spawner::start(which, move |bench| work(bench, &seen))?;
     match result.recv_timeout(limit) {
         Ok(done) => done,
         Err(RecvTimeoutError::Disconnected) => Err(spawner::panicked()),
         Err(RecvTimeoutError::Timeout) => {
-            let step = match wait_for_the_late(watch, &result) {
+            let step = match wait_for_the_late(&watch, &result) {
                 // It was ready at the last moment, and was not killed.
                 Some(Ok(started)) => return Ok(started),
                 Some(Err(error)) => error.step(),
                 None => Step::Prepare,
             };
-            let new =
-                Error::new(ErrorKind::SetupTimeout, step, format!("set-up did not end within {limit:?}"));
-            Err(new.with_hint(
-                "a path on a dead network mount, a frozen cgroup or an overloaded machine; \
-                 SandboxBuilder::setup_timeout sets the time",
-            ))
+            Err(over(limit, step))
         }
     }
+}
+
+/// The time for set-up is over.
+fn over(limit: Duration, step: Step) -> Error {
+    let new = Error::new(ErrorKind::SetupTimeout, step, format!("set-up did not end within {limit:?}"));
+    new.with_hint(
+        "a path on a dead network mount, a frozen cgroup or an overloaded machine; \
+         SandboxBuilder::setup_timeout sets the time",
+    )
 }
 
 /// Kills the set-up, again and again since it may only be on its way to a child, and gives what comes of it. `None`: it
@@ -303,12 +310,6 @@ fn go(control: &UnixStream, step: Step) -> Result<()> {
 }
 
 impl Standing {
-    /// Waits until the payload is executed.
-    pub(crate) fn execute(self) -> Result<Started> {
-        let target = self.plan.target.clone();
-        self.executed(None).map_err(|error| explained(target, error))
-    }
-
     /// Waits until the child waits for its start.
     fn pause(mut self) -> Result<Self> {
         loop {
@@ -330,9 +331,11 @@ impl Standing {
 
     /// Lets a child that waits for it execute its payload. Not on the thread that made the child.
     pub(crate) fn start(self) -> Result<Started> {
-        let (target, collector) = (self.plan.target.clone(), self.collector.clone());
-        let started = go(&self.control, Step::Pause).and_then(|()| self.executed(collector.as_deref()));
-        started.map_err(|error| explained(target, error))
+        let until = Instant::now().checked_add(self.plan.setup_timeout);
+        match go(&self.control, Step::Pause) {
+            Ok(()) => self.executed(until),
+            Err(error) => Err(explained(self.plan.target.clone(), error)),
+        }
     }
 
     /// Writes a child that waits at its gate down, and leaves it to itself.
@@ -357,31 +360,49 @@ impl Standing {
         Ok(())
     }
 
-    /// `waits`: who waits for the child, if that is not the calling thread.
-    fn executed(self, waits: Option<&Collector>) -> Result<Started> {
-        let Self {
-            mut child,
-            control,
-            image,
-            name,
-            cgroup,
-            network,
-            streams,
-            mut terminal,
-            collector,
-            mut verifier,
-            plan,
-        } = self;
-        // The socket closes when the payload is executed, or when the child ends.
-        step(Step::Exec, || -> Result<()> {
-            while let Some(word) = hear(&control).map_err(|error| unheard(&error))? {
-                // A payload that attached to its init could send more.
-                terminal = terminal.take().or(word.descriptor.filter(|_| plan.terminal));
+    /// Waits until the payload is executed, at most `until` then. Not on the thread that made the child, which waits for
+    /// what has entered a living sandbox.
+    pub(crate) fn executed(mut self, until: Option<Instant>) -> Result<Started> {
+        let (target, limit) = (self.plan.target.clone(), self.plan.setup_timeout);
+        let watch = self.child.watch();
+        let mut closed = step(Step::Exec, || self.hear_the_end(until));
+        if let Ok(false) = closed {
+            watch.expire();
+            closed = self.hear_the_end(Some(Instant::now() + LAST_GRACE));
+        }
+        let late = watch.expired();
+        let result = match closed {
+            Ok(true) => self.concluded(),
+            Ok(false) => {
+                // It hangs in the kernel, where no signal reaches. Somebody else waits for that.
+                let left = spawner::start(Thread::Any, move |_| Ok(drop(self)));
+                return Err(left.err().unwrap_or_else(|| over(limit, Step::Stage)));
             }
-            Ok(())
-        })?;
+            Err(error) => Err(unheard(&error)),
+        };
+        match result {
+            Err(error) if late => Err(over(limit, error.step())),
+            result => result.map_err(|error| explained(target, error)),
+        }
+    }
+
+    /// Whether the socket has closed, which it does when the payload is executed, or when the child ends.
+    fn hear_the_end(&mut self, until: Option<Instant>) -> io::Result<bool> {
+        while readable(self.control.as_fd(), until)? {
+            let Some(word) = hear(&self.control)? else { return Ok(true) };
+            // A payload that attached to its init could send more.
+            self.terminal = self.terminal.take().or(word.descriptor.filter(|_| self.plan.terminal));
+        }
+        Ok(false)
+    }
+
+    /// What came of it, once the socket has closed.
+    fn concluded(self) -> Result<Started> {
+        let Self {
+            mut child, image, name, cgroup, network, streams, terminal, collector, mut verifier, plan, ..
+        } = self;
         tell(&plan.stage, &plan.marks, &image);
-        conclude(&plan, &image, &name, &child, waits)?;
+        conclude(&plan, &image, &name, &child, collector.as_deref())?;
         if plan.verify {
             child.payload().map_or(Ok(()), |process| verifier.after_exec(process))?;
         }

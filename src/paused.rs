@@ -8,9 +8,8 @@ use palisade_cgroup::Cgroup;
 use crate::child::Child;
 use crate::enforced::Enforced;
 use crate::error::{Error, Result};
-use crate::launch::{Standing, launch_paused, supervise};
+use crate::launch::{Standing, launch_paused};
 use crate::plan::{Plan, Supervision};
-use crate::spawner::Thread;
 
 /// A payload that stands before its first instruction: made by
 /// [`Command::spawn_paused`](crate::Command::spawn_paused).
@@ -78,9 +77,7 @@ impl Paused {
         let Some((standing, supervision)) = self.standing.take() else {
             return Err(Error::invalid("it was started before"));
         };
-        let (limit, watch) = (standing.plan.setup_timeout, standing.child.watch());
-        let started = supervise(limit, Thread::Any, &watch, move |_, _| standing.start())?;
-        Ok(Child::new(started, supervision))
+        Ok(Child::new(standing.start()?, supervision))
     }
 }
 

@@ -9,7 +9,7 @@ use palisade_cgroup::Cgroup;
 use palisade_creds::{Capability, CapabilitySet};
 use palisade_sys::{FD_PASSED, Fd, Program, Step};
 
-use crate::child::{Child, Live, ended};
+use crate::child::{Child, Live, readable};
 use crate::error::{Error, Result};
 use crate::newborn::run_helper;
 use crate::spawner::{self, Thread};
@@ -143,7 +143,7 @@ impl Tree {
         let done = spawner::start(Thread::Any, move |bench| run_helper(&p, &[pidfd], bench))?;
         match done.recv().unwrap_or_else(|_| Err(spawner::panicked())) {
             // Pid 1 has ended, and the namespace with it.
-            Err(_) if ended(self.pidfd.as_fd(), Some(Instant::now() + LAST_MOMENTS)).unwrap_or(false) => {
+            Err(_) if readable(self.pidfd.as_fd(), Some(Instant::now() + LAST_MOMENTS)).unwrap_or(false) => {
                 Ok(())
             }
             other => other,

@@ -8,94 +8,21 @@
 
 use std::fs;
 use std::hint::black_box;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command as StdCommand, Stdio as StdStdio};
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use palisade::cgroup::{Cgroup, Limits};
-use palisade::fsroot::{Dev, Proc, Root};
-use palisade::ns::{Namespace, Namespaces};
-use palisade::secfilter::presets;
-use palisade::{Command, Lifetime, Sandbox, Stdio};
-use palisade_benches::floor::{Floor, Profile, USER};
-use palisade_benches::payload;
+use palisade::{Command, Sandbox, Stdio};
+use palisade_benches::floor::Profile;
+use palisade_benches::profiles::{self, PROGRAM};
 
-/// Inside the root of the profiles.
-const PROGRAM: &str = "/payload";
 /// A program that a libc starts.
 const REAL: &str = "/bin/true";
 
 /// `cargo bench -- --test` and the like only want to see that it works.
 fn quick() -> bool {
     std::env::args().any(|arg| arg == "--test")
-}
-
-/// A root file system with nothing but the payload and mount points.
-fn root() -> tempfile::TempDir {
-    let root = tempfile::tempdir().expect("a temporary directory");
-    fs::set_permissions(root.path(), fs::Permissions::from_mode(0o755)).expect("it is ours");
-    for directory in ["proc", "dev", "tmp"] {
-        fs::create_dir(root.path().join(directory)).expect("it is empty");
-    }
-    payload::write(&root.path().join(PROGRAM.trim_start_matches('/'))).expect("it is ours");
-    root
-}
-
-/// The same isolation as the floor's, said to the builder. `None`: not possible here.
-fn palisade(profile: Profile, root: &Path, parent: Option<&Cgroup>) -> Option<Command> {
-    let mut builder = Sandbox::builder();
-    let mut kinds = Namespaces::ALL.without(Namespace::Time);
-    if profile < Profile::P4 {
-        kinds = kinds.without(Namespace::Net);
-    }
-    if profile < Profile::P3 {
-        kinds = kinds.without(Namespace::User);
-        builder = builder.user(USER, USER);
-    }
-    if profile < Profile::P5 {
-        // Without a filter a payload could clear its parent-death signal, and each would get a guard: a process that the
-        // floor does not have.
-        builder = builder.dangerously_unfiltered().lifetime(Lifetime::Detached);
-    }
-    if profile >= Profile::P6 {
-        builder = builder.cgroup(Limits::new()).cgroup_parent(parent?.clone());
-    }
-    if profile == Profile::P0 {
-        kinds = Namespaces::EMPTY;
-    }
-    // The floor reads nothing back.
-    builder = builder.namespaces(kinds).verify(false);
-    let (builder, program) = if profile < Profile::P2 {
-        (builder.dangerously_share_root(), root.join(PROGRAM.trim_start_matches('/')))
-    } else {
-        let root = Root::dir(root).mount(Proc::new("/proc")).mount(Dev::new("/dev"));
-        (builder.root(root), PROGRAM.into())
-    };
-    let sandbox = builder.build().expect("the profile is possible here");
-    let mut command = sandbox.command(program);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    Some(command)
-}
-
-fn floor(profile: Profile, root: &Path, parent: Option<&Cgroup>) -> Option<Floor> {
-    let filter = presets::payload().compile().expect("the default filter compiles");
-    let filter: Vec<[u8; 8]> = filter
-        .instructions()
-        .iter()
-        .map(|insn| {
-            let mut bytes = [0; 8];
-            bytes[..2].copy_from_slice(&insn.code.to_ne_bytes());
-            bytes[2..4].copy_from_slice(&[insn.jt, insn.jf]);
-            bytes[4..].copy_from_slice(&insn.k.to_ne_bytes());
-            bytes
-        })
-        .collect();
-    if profile >= Profile::P6 && parent.is_none() {
-        return None;
-    }
-    Some(Floor::new(profile, root, PROGRAM, &filter, parent.map(Cgroup::path)))
 }
 
 fn std_command(program: &Path) -> StdCommand {
@@ -144,21 +71,17 @@ fn spawn(criterion: &mut Criterion) {
 
 /// Each profile beside its floor and `std::process::Command`, by turns.
 fn profiles() {
-    let root = root();
-    // An own group below the delegated one; its children are the floor's and the sandboxes'.
-    let group = Cgroup::delegated().and_then(|parent| parent.create_unique("palisade-bench", &Limits::new()));
-    if let Err(error) = &group {
-        println!("P6 is left out: {error}");
-    }
-    let parent = group.as_ref().ok().map(std::ops::Deref::deref);
+    let root = profiles::root();
+    let group = profiles::group();
+    let parent = group.as_deref();
     let rounds = if quick() { 2 } else { 400 };
     println!("\nmedians of {rounds} interleaved runs each, µs; the payload has no libc");
     println!(
         "  profile   calls of the child       floor    palisade   ratio   std::process::Command   ratio"
     );
     for profile in Profile::ALL {
-        let Some(mut floor) = floor(profile, root.path(), parent) else { continue };
-        let command = palisade(profile, root.path(), parent);
+        let Some(mut floor) = profiles::floor(profile, root.path(), parent) else { continue };
+        let command = profiles::palisade(profile, root.path(), parent);
         let mut std = std_command(&root.path().join(PROGRAM.trim_start_matches('/')));
         let mut times: [Vec<Duration>; 3] = Default::default();
         for round in 0..rounds + rounds / 10 {
