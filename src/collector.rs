@@ -8,7 +8,7 @@
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use palisade_procinfo::{ProcRoot, State};
+use palisade_procinfo::{ProcRoot, Stat, State};
 
 use crate::status::ResourceUsage;
 use crate::sys;
@@ -100,4 +100,11 @@ pub(crate) fn collect(watched: Option<&Watched>) {
 pub(crate) fn has_name(pid: u32, name: &[u8; 15]) -> bool {
     let stat = std::fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.windows(17).any(|w| w[0] == b'(' && &w[1..16] == name && w[16] == b')')
+}
+
+/// Whether a process is on its way out, or has come there.
+pub(crate) fn is_exiting(pid: u32) -> bool {
+    const PF_EXITING: u32 = 4;
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+    Stat::parse(&stat).is_ok_and(|stat| stat.flags & PF_EXITING != 0)
 }

@@ -15,7 +15,7 @@ use palisade_cgroup::{Cgroup, OwnedCgroup};
 use palisade_sys::{Outcome, Step};
 
 use crate::child::{Live, readable};
-use crate::collector::{Collector, Watched, has_name};
+use crate::collector::{Collector, Watched, has_name, is_exiting};
 use crate::enforced::{OwnNamespaces, Verifier};
 use crate::enter::{Target, Way, follow};
 use crate::error::{Error, ErrorKind, Result};
@@ -62,9 +62,7 @@ pub(crate) fn launch(plan: Plan) -> Result<Started> {
     let until = Instant::now().checked_add(limit);
     let spawn = Spawn::of(plan.program());
     let inside = spawn.clone();
-    let standing = supervise(limit, which, move |bench, watch| {
-        inside.within(|| stand(plan, bench, watch))
-    });
+    let standing = supervise(limit, which, move |bench, watch| inside.within(|| stand(plan, bench, watch)));
     // The exec wakes the caller itself: a thread between the two would only cost its own waking.
     let started = standing.and_then(|standing| spawn.within(|| standing.executed(until)));
     spawn.ends(&started, |started| started.pid);
@@ -76,9 +74,8 @@ pub(crate) fn launch_paused(plan: Plan) -> Result<Standing> {
     let (limit, which) = (plan.setup_timeout, plan.thread());
     let spawn = Spawn::of(plan.program());
     let inside = spawn.clone();
-    let standing = supervise(limit, which, move |bench, watch| {
-        inside.within(|| stand(plan, bench, watch)?.pause())
-    });
+    let standing =
+        supervise(limit, which, move |bench, watch| inside.within(|| stand(plan, bench, watch)?.pause()));
     spawn.ends(&standing, |standing| standing.child.pid);
     standing
 }
@@ -399,7 +396,17 @@ impl Standing {
     /// What came of it, once the socket has closed.
     fn concluded(self) -> Result<Started> {
         let Self {
-            mut child, image, name, cgroup, network, streams, terminal, collector, mut verifier, plan, ..
+            mut child,
+            image,
+            name,
+            cgroup,
+            network,
+            streams,
+            terminal,
+            collector,
+            mut verifier,
+            plan,
+            ..
         } = self;
         tell(&plan.stage, &plan.marks, &image);
         conclude(&plan, &image, &name, &child, collector.as_deref())?;
@@ -462,8 +469,9 @@ fn take_trees(plan: &Plan) -> Result<Vec<OwnedFd>> {
 }
 
 fn open_streams(plan: &Plan) -> Result<[Opened; 3]> {
-    let open = |n: usize| {
-        plan.stdio[n].open(n as i32).map_err(|error| {
+    let mut null = None;
+    let mut open = |n: usize| {
+        plan.stdio[n].open(n as i32, &mut null).map_err(|error| {
             Error::call(Step::Stdio, "open", &error).with_object(["stdin", "stdout", "stderr"][n])
         })
     };
@@ -565,7 +573,12 @@ fn died_as_stage(child: &Newborn, name: &[u8; 15], collector: Option<&Collector>
             collected.as_stage && collected.waited.is_some_and(|(status, _)| status & 0x7f != 0)
         };
     }
-    let Ok(Some(ended)) = sys::wait(pidfd, false, true) else { return false };
+    // A process that is killed closes its descriptors some time before it has ended: its mounts go in between.
+    let ended = match sys::wait(pidfd, false, true) {
+        Ok(None) if is_exiting(child.pid) => sys::wait(pidfd, true, true),
+        known => known,
+    };
+    let Ok(Some(ended)) = ended else { return false };
     // An exec that fails leaves a fault, so an exit is the payload's.
     ended.status & 0x7f != 0 && has_name(child.pid, name)
 }

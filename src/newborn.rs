@@ -253,7 +253,7 @@ impl Helper {
         let stage = stage::stage()?;
         let (control, theirs) = control_sockets()?;
         let image = shared_image(&program.image().to_bytes()).map_err(failed("memfd_create"))?;
-        let null = Stdio::null().open(0).map_err(failed("open(\"/dev/null\")"))?;
+        let null = Stdio::null().open(0, &mut None).map_err(failed("open(\"/dev/null\")"))?;
         let standard = [null.child.number(); 3].into_iter();
         let own = [theirs.as_raw_fd(), image.as_raw_fd()];
         let numbers = passed.iter().map(AsRawFd::as_raw_fd);

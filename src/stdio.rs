@@ -51,13 +51,14 @@ impl Stdio {
         matches!(self.0, Kind::Piped)
     }
 
-    /// Opens what stream number `stream` needs: the child's side, and ours if it is a pipe.
-    pub(crate) fn open(&self, stream: i32) -> io::Result<Opened> {
+    /// Opens what stream number `stream` needs: the child's side, and ours if it is a pipe. Streams of one payload share
+    /// one `null`.
+    pub(crate) fn open(&self, stream: i32, null: &mut Option<Arc<OwnedFd>>) -> io::Result<Opened> {
         let child = match &self.0 {
             Kind::Inherit if is_open(stream) => Side::Number(stream),
             Kind::Inherit | Kind::Null | Kind::Terminal => {
-                let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
-                Side::Owned(above_stdio(null.into())?)
+                let opened = null.take().map_or_else(open_null, Ok)?;
+                Side::Shared(Arc::clone(null.insert(opened)))
             }
             Kind::Fd(fd) => Side::Shared(Arc::clone(fd)),
             Kind::Piped => {
@@ -69,6 +70,11 @@ impl Stdio {
         };
         Ok(Opened { child, parent: None })
     }
+}
+
+fn open_null() -> io::Result<Arc<OwnedFd>> {
+    let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    above_stdio(null.into()).map(Arc::new)
 }
 
 impl From<OwnedFd> for Stdio {

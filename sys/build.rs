@@ -44,10 +44,11 @@ fn main() {
         ])
         .args(["-C", "debuginfo=0", "-C", "overflow-checks=off", "-C", "debug-assertions=off"])
         .args(["-C", "target-feature=+crt-static", "-C", "codegen-units=1"])
+        .args(["-C", "force-unwind-tables=no"])
         .args(["-A", "unreachable_pub", "-A", "dead_code", "-A", "unfulfilled_lint_expectations"])
         .arg("-o")
         .arg(&out);
-    for arg in ["-nostdlib", "-nostartfiles", "-static", "-Wl,-z,noseparate-code,--build-id=none"] {
+    for arg in ["-nostdlib", "-nostartfiles", "-static", "-Wl,--build-id=none,-T,stage/stage.ld"] {
         rustc.arg("-C").arg(format!("link-arg={arg}"));
     }
     let done = rustc.status().expect("the compiler of this build runs");

@@ -65,6 +65,25 @@ fn stress_a_setup_that_ends_anywhere_is_never_taken_for_success() {
     before.assert_unchanged();
 }
 
+/// A killed process closes its descriptors, which is what a successful exec looks like, well before it is a zombie that
+/// tells: its mounts go in between.
+#[test]
+fn a_kill_during_the_exec_is_never_taken_for_success() {
+    let sandbox = Sandbox::new().unwrap();
+    let mut command = sandbox.command("true");
+    command.env("PATH", "/nowhere:/bin").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut plan = command.plan().unwrap();
+    assert!(plan.clone().spawn().unwrap().wait().unwrap().success(), "the second candidate is executed");
+    let stage = plan.programs_mut()[2].clone();
+    // The first candidate's exec fails, so the stage is in the state of executing.
+    let second = (0..stage.len()).rfind(|&index| stage.object(index) == Some("/bin/true")).unwrap();
+    plan.programs_mut()[2].inject(second, Injected::Foreign);
+    for _ in 0..20 {
+        let error = plan.clone().spawn().expect_err("a killed set-up");
+        assert_eq!((error.kind(), error.step()), (ErrorKind::SetupKilled, Step::Exec), "{error}");
+    }
+}
+
 #[test]
 fn the_plan_is_in_the_order_of_the_steps() {
     let mut plan = plan();

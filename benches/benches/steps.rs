@@ -1,6 +1,6 @@
-//! Which step of a spawn takes how long: each profile beside its floor, as `tracing` tells it.
+//! Which step of a spawn takes how long, as `tracing` tells it: each profile beside its floor, and the secure default.
 //!
-//! `cargo bench -p palisade-benches --bench steps`, as root for all profiles. `-- P2` for one of them.
+//! `cargo bench -p palisade-benches --bench steps`, as root for all profiles. `-- P2 default` for some of them.
 //!
 //! The steps of the host program's side are timed on its clock, those of the stage by the stage, which looks at the clock
 //! before each. What no step accounts for has lines of its own: the way to the thread that spawns and back, and the end
@@ -10,54 +10,69 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use palisade::Command;
+use palisade::{Command, Sandbox, Stdio};
 use palisade_benches::floor::Profile;
 use palisade_benches::profiles;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
+/// A real program, for the secure default.
+const REAL: &str = "/bin/true";
+
 fn main() {
     let quick = std::env::args().any(|arg| arg == "--test");
-    let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| arg.starts_with('P')).collect();
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
+    let wants = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name);
     let rounds = if quick { 2 } else { 400 };
     let root = profiles::root();
     let group = profiles::group();
     for profile in Profile::ALL {
-        if !wanted.is_empty() && !wanted.contains(&format!("{profile:?}")) {
+        let name = format!("{profile:?}");
+        if !wants(&name) {
             continue;
         }
-        let (Some(mut floor), Some(command)) = (
+        if let (Some(mut floor), Some(command)) = (
             profiles::floor(profile, root.path(), group.as_deref()),
             profiles::palisade(profile, root.path(), group.as_deref()),
-        ) else {
-            continue;
-        };
-        let listener = Listener::default();
-        let mut raw = Vec::new();
-        let mut silent = Vec::new();
-        for round in 0..rounds + rounds / 10 {
-            let start = Instant::now();
-            floor.run().expect("the floor runs");
-            let floor = start.elapsed();
-            let start = Instant::now();
-            assert!(command.status().expect("it runs").success());
-            let untold = start.elapsed();
-            let told = tracing::subscriber::with_default(listener.clone(), || observed(&listener, &command));
-            // The first tenth warms up.
-            if round >= rounds / 10 {
-                raw.push(floor);
-                silent.push(untold);
-                listener.keep(told);
-            }
+        ) {
+            report(&name, rounds, &command, &mut || floor.run().expect("the floor runs"));
         }
-        println!(
-            "\n{profile:?}: floor {:.0} µs, palisade {:.0} µs, medians of {rounds} interleaved runs each",
-            micros(&mut raw),
-            micros(&mut silent)
-        );
-        listener.print();
     }
+    if wants("default") {
+        let mut plain = std::process::Command::new(REAL);
+        let mut command = Sandbox::new().expect("the secure default is possible here").command(REAL).clone();
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        report("default, beside std::process::Command", rounds, &command, &mut || {
+            assert!(plain.status().expect("it runs").success());
+        });
+    }
+}
+
+fn report(name: &str, rounds: usize, command: &Command, beside: &mut dyn FnMut()) {
+    let listener = Listener::default();
+    let (mut raw, mut silent) = (Vec::new(), Vec::new());
+    for round in 0..rounds + rounds / 10 {
+        let start = Instant::now();
+        beside();
+        let floor = start.elapsed();
+        let start = Instant::now();
+        assert!(command.status().expect("it runs").success());
+        let untold = start.elapsed();
+        let told = tracing::subscriber::with_default(listener.clone(), || observed(&listener, command));
+        // The first tenth warms up.
+        if round >= rounds / 10 {
+            raw.push(floor);
+            silent.push(untold);
+            listener.keep(told);
+        }
+    }
+    println!(
+        "\n{name}: floor {:.0} µs, palisade {:.0} µs, medians of {rounds} interleaved runs each",
+        micros(&mut raw),
+        micros(&mut silent)
+    );
+    listener.print();
 }
 
 /// Moments of one spawn on the caller's side.

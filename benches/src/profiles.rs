@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use palisade::cgroup::{Cgroup, Limits, OwnedCgroup};
+use palisade::creds::{CapabilitySet, ThreadCapabilities};
 use palisade::fsroot::{Dev, Proc, Root};
 use palisade::ns::{Namespace, Namespaces};
 use palisade::secfilter::presets;
@@ -38,7 +39,12 @@ pub fn palisade(profile: Profile, root: &Path, parent: Option<&Cgroup>) -> Optio
     }
     if profile < Profile::P3 {
         kinds = kinds.without(Namespace::User);
-        builder = builder.user(USER, USER);
+        // The bounding set stays full, as the floor leaves it. With a user namespace it does not: a payload that could
+        // gain the power to mount would be locked out of its mounts by a second one.
+        let bounding = ThreadCapabilities::current().map_or(CapabilitySet::EMPTY, |own| own.bounding);
+        builder = builder
+            .user(USER, USER)
+            .capability_sets(ThreadCapabilities { bounding, ..ThreadCapabilities::default() });
     }
     if profile < Profile::P5 {
         // Without a filter a payload could clear its parent-death signal, and each would get a guard: a process that the

@@ -127,6 +127,8 @@ pub enum Injected {
     Errno(i32),
     /// The process ends.
     Exit,
+    /// It makes a call of the x32 ABI, for which the filters of this project end the process by SIGSYS.
+    Foreign,
     /// It waits for a signal, without end.
     Hang,
     /// It is not done, and nobody is told.
@@ -418,6 +420,7 @@ impl Program {
         self.ops[index] = match what {
             Injected::Errno(errno) => Op { kind: KIND_FAIL, value: errno as u64, step, ..Op::default() },
             Injected::Exit => call(libc::SYS_exit_group),
+            Injected::Foreign => call(libc::SYS_getpid | 0x4000_0000),
             Injected::Hang => call(libc::SYS_pause),
             Injected::Skip => call(libc::SYS_getpid),
         };
