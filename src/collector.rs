@@ -5,6 +5,7 @@
 //! status: by the thread that cloned it, which has no other children. The thread takes strays along: a process that
 //! entered can make siblings of itself (`CLONE_PARENT`), and those are children of that thread.
 
+use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -83,7 +84,8 @@ pub(crate) fn collect(watched: Option<&Watched>) {
     // ECHILD: none is left.
     while let Ok((pid, waited)) = sys::wait_for_own_child() {
         let it = watched.filter(|watched| watched.pid == pid);
-        let as_stage = it.is_some_and(|it| has_name(pid, &it.name));
+        let as_stage =
+            it.is_some_and(|it| last_stat(pid).is_some_and(|stat| stat.comm.as_bytes() == it.name));
         // Only now is it gone, and its number free.
         drop(sys::reap(pid));
         if let Some(it) = it {
@@ -96,15 +98,13 @@ pub(crate) fn collect(watched: Option<&Watched>) {
     }
 }
 
-/// Whether a process has this name; a zombie still has the one that its last exec gave it.
-pub(crate) fn has_name(pid: u32, name: &[u8; 15]) -> bool {
-    let stat = std::fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.windows(17).any(|w| w[0] == b'(' && &w[1..16] == name && w[16] == b')')
+/// What the kernel says of a process, a zombie included, as long as nobody has waited for it.
+pub(crate) fn last_stat(pid: u32) -> Option<Stat> {
+    Stat::parse(&std::fs::read(format!("/proc/{pid}/stat")).ok()?).ok()
 }
 
 /// Whether a process is on its way out, or has come there.
-pub(crate) fn is_exiting(pid: u32) -> bool {
+pub(crate) fn is_exiting(stat: &Stat) -> bool {
     const PF_EXITING: u32 = 4;
-    let stat = std::fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
-    Stat::parse(&stat).is_ok_and(|stat| stat.flags & PF_EXITING != 0)
+    stat.flags & PF_EXITING != 0
 }

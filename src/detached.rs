@@ -20,6 +20,7 @@ use palisade_procinfo::ProcRoot;
 use palisade_sys::{Fault, Outcome, Program, Step};
 
 use crate::child::poll_time;
+use crate::collector::{is_exiting, last_stat};
 use crate::command::Command;
 use crate::error::{Error, ErrorKind, Result};
 use crate::newborn::read_outcome;
@@ -361,7 +362,9 @@ impl Detached {
 
     /// Whether it was ended by a filter.
     fn was_filtered(&self) -> Result<bool> {
-        let ended = self.has_ended(Some(Instant::now()))?;
+        // A process that is killed closes its descriptors some time before it has ended.
+        let exiting = self.id().and_then(last_stat).is_some_and(|stat| is_exiting(&stat));
+        let ended = self.has_ended(Some(Instant::now() + if exiting { PATIENCE } else { Duration::ZERO }))?;
         let status = self.pidfd.as_ref().filter(|_| ended).and_then(sys::kept_status);
         Ok(status.map(ExitStatus::from_wait).is_some_and(|status| status.signal() == Some(libc::SIGSYS)))
     }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -15,7 +16,7 @@ use palisade_cgroup::{Cgroup, OwnedCgroup};
 use palisade_sys::{Outcome, Step};
 
 use crate::child::{Live, readable};
-use crate::collector::{Collector, Watched, has_name, is_exiting};
+use crate::collector::{Collector, Watched, is_exiting, last_stat};
 use crate::enforced::{OwnNamespaces, Verifier};
 use crate::enter::{Target, Way, follow};
 use crate::error::{Error, ErrorKind, Result};
@@ -564,21 +565,15 @@ fn conclude(
 
 /// Whether the child was killed before its payload's image replaced the stage's: a process keeps the name that its last
 /// exec gave it, as a zombie too, and the name that the stage gave itself is one that no payload knows.
+///
+/// Whether it has ended would be too late a question: a process that is killed closes its descriptors some time before.
 fn died_as_stage(child: &Newborn, name: &[u8; 15], collector: Option<&Collector>) -> bool {
-    let Some(pidfd) = &child.pidfd else { return false };
-    if let Some(collector) = collector {
-        let ended = poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO);
-        return ended.is_ok_and(|count| count > 0) && {
-            let collected = collector.get(child.pid);
-            collected.as_stage && collected.waited.is_some_and(|(status, _)| status & 0x7f != 0)
-        };
-    }
-    // A process that is killed closes its descriptors some time before it has ended: its mounts go in between.
-    let ended = match sys::wait(pidfd, false, true) {
-        Ok(None) if is_exiting(child.pid) => sys::wait(pidfd, true, true),
-        known => known,
+    let collected = || {
+        let collected = collector?.get(child.pid);
+        Some(collected.as_stage && collected.waited.is_some_and(|(status, _)| status & 0x7f != 0))
     };
-    let Ok(Some(ended)) = ended else { return false };
-    // An exec that fails leaves a fault, so an exit is the payload's.
-    ended.status & 0x7f != 0 && has_name(child.pid, name)
+    match last_stat(child.pid) {
+        Some(stat) => is_exiting(&stat) && stat.comm.as_bytes() == name,
+        None => collected().unwrap_or(false),
+    }
 }
