@@ -15,7 +15,7 @@ use palisade_sys::{Outcome, Step};
 
 use crate::collector::Collector;
 use crate::command::Command;
-use crate::enforced::{Enforced, Verifier};
+use crate::enforced::{Enforced, Subjects, Verifier};
 use crate::enter::{Origin, Target};
 use crate::error::{Error, ErrorKind, Result};
 use crate::launch::Started;
@@ -243,7 +243,9 @@ impl Child {
             }
             None => process_of(self.pid, self.pidfd()).map(|process| own.get_or_init(|| process)),
         };
-        Ok(live.verifier.later(process.map_err(unreadable)?, self.cgroup()))
+        let process = process.map_err(unreadable)?;
+        let (cgroup, network) = (self.cgroup(), live.network.as_ref());
+        Ok(live.verifier.later(Subjects { process, cloned: self.pid, cgroup, network }))
     }
 
     /// Its place on a bridge, if [`Network::bridge`](crate::Network::bridge) gave it one: addresses, published ports.
