@@ -110,10 +110,18 @@ impl Live {
             // It has ended: for a signal, that is as good as delivered.
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
             other => other.map_err(|error| {
-                Error::call(Step::Supervise, format!("pidfd_send_signal(…, {signal}, NULL, 0)"), &error)
+                let call = format!("pidfd_send_signal(…, {signal}, NULL, 0)");
+                let new = Error::call(Step::Supervise, call, &error);
+                if is_signal(signal) { new } else { new.with_hint(SIGNALS) }
             }),
         }
     }
+}
+
+pub(crate) const SIGNALS: &str = "signals have the numbers 1 to 64";
+
+pub(crate) fn is_signal(number: i32) -> bool {
+    (1..=64).contains(&number)
 }
 
 /// What a payload wrote, and how it ended.
