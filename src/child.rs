@@ -15,7 +15,7 @@ use palisade_sys::{Outcome, Step};
 
 use crate::collector::Collector;
 use crate::command::Command;
-use crate::enforced::{Enforced, Verifier};
+use crate::enforced::{Enforced, Subjects, Verifier};
 use crate::enter::{Origin, Target};
 use crate::error::{Error, ErrorKind, Result};
 use crate::launch::Started;
@@ -110,10 +110,18 @@ impl Live {
             // It has ended: for a signal, that is as good as delivered.
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
             other => other.map_err(|error| {
-                Error::call(Step::Supervise, format!("pidfd_send_signal(…, {signal}, NULL, 0)"), &error)
+                let call = format!("pidfd_send_signal(…, {signal}, NULL, 0)");
+                let new = Error::call(Step::Supervise, call, &error);
+                if is_signal(signal) { new } else { new.with_hint(SIGNALS) }
             }),
         }
     }
+}
+
+pub(crate) const SIGNALS: &str = "signals have the numbers 1 to 64";
+
+pub(crate) fn is_signal(number: i32) -> bool {
+    (1..=64).contains(&number)
 }
 
 /// What a payload wrote, and how it ended.
@@ -243,7 +251,9 @@ impl Child {
             }
             None => process_of(self.pid, self.pidfd()).map(|process| own.get_or_init(|| process)),
         };
-        Ok(live.verifier.later(process.map_err(unreadable)?, self.cgroup()))
+        let process = process.map_err(unreadable)?;
+        let (cgroup, network) = (self.cgroup(), live.network.as_ref());
+        Ok(live.verifier.later(Subjects { process, cloned: self.pid, cgroup, network }))
     }
 
     /// Its place on a bridge, if [`Network::bridge`](crate::Network::bridge) gave it one: addresses, published ports.

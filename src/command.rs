@@ -19,6 +19,7 @@ use crate::launch::{Standing, launch_paused};
 use crate::order::{Executable, Payload, Session, Start};
 use crate::paused::Paused;
 use crate::plan::{Handling, Plan};
+use crate::prepare::Conflicts;
 use crate::pty::{PtySize, Terminal};
 use crate::rlimit::Resource;
 use crate::sandbox::{Lifetime, Sandbox};
@@ -365,18 +366,17 @@ impl Command {
     }
 
     fn plan_with(&self, defaults: [Stdio; 3], start: Start) -> Result<Plan> {
-        let mut wrong = Vec::new();
-        let mut payload = self.payload(&mut wrong);
+        let mut conflicts = Conflicts::default();
+        let wrong = conflicts.as_mut();
+        let mut payload = self.payload(wrong);
         let mut stdio = defaults;
         for (place, asked) in stdio.iter_mut().zip(&self.stdio) {
             if let Some(asked) = asked {
                 *place = asked.clone();
             }
         }
-        let terminal = self.terminal(&stdio, &mut wrong);
-        if !wrong.is_empty() {
-            return Err(Error::invalid(wrong.join("\n  - ")));
-        }
+        let terminal = self.terminal(&stdio, wrong);
+        conflicts.finish()?;
         let mut descriptors: Vec<_> = self.descriptors.values().cloned().collect();
         if self.own {
             descriptors.push(own_program()?);

@@ -7,12 +7,18 @@ use palisade_ns::Namespace;
 
 use crate::rlimit::Resource;
 
+mod answer;
 mod ask;
 mod mounts;
+mod read;
 mod verify;
 
-pub(crate) use ask::{Asked, View};
-pub(crate) use verify::{OwnNamespaces, Verifier};
+pub(crate) use answer::Answer;
+#[cfg(feature = "net")]
+pub(crate) use answer::Unread;
+pub(crate) use ask::{Asked, Phase, View};
+pub(crate) use read::{Own, OwnNamespaces, Subjects};
+pub(crate) use verify::Verifier;
 
 /// A report on each restriction of one payload: what was asked, and what became of it.
 ///
@@ -70,6 +76,16 @@ pub enum Subject {
     Landlock,
     /// The label of a security module.
     Label,
+    /// Its session keyring: that of the host program is out of reach.
+    Keyring,
+    /// The host name in its namespace.
+    HostName,
+    /// Its way out: the interfaces and addresses in its network namespace.
+    Network,
+    /// Which connections may leave it.
+    Egress,
+    /// What keeps it to its own addresses on a bridge, and the ports that lead to it.
+    Port,
     /// A kernel parameter of its namespaces.
     Sysctl(String),
     /// What it sees mounted, and how.
@@ -84,6 +100,10 @@ pub enum Subject {
     Limit(Resource),
     /// Its nice value.
     Nice,
+    /// Its scheduling policy.
+    Scheduler,
+    /// Its execution domain.
+    Personality,
     /// The CPUs that it may run on.
     Affinity,
     /// How likely it is killed for want of memory.
@@ -98,10 +118,16 @@ pub enum Subject {
     Descriptors,
     /// Its session and process group.
     Session,
+    /// The terminal that controls it.
+    Terminal,
+    /// The first process of its pid namespace, which is not itself.
+    Init,
     /// Its umask.
     Umask,
     /// That it ends with the host program.
     Lifetime,
+    /// That it is killed when its time is over.
+    Timeout,
 }
 
 /// What became of a restriction.
@@ -196,6 +222,16 @@ impl fmt::Display for Subject {
             Self::Masks => "masks",
             Self::MountLock => "mount lock",
             Self::OptionalMount => "optional mount",
+            Self::Keyring => "session keyring",
+            Self::HostName => "host name",
+            Self::Network => "network",
+            Self::Egress => "egress",
+            Self::Port => "port on the bridge",
+            Self::Scheduler => "scheduler",
+            Self::Personality => "personality",
+            Self::Terminal => "terminal",
+            Self::Init => "init",
+            Self::Timeout => "timeout",
             Self::Nice => "nice",
             Self::Affinity => "affinity",
             Self::OomScoreAdj => "oom_score_adj",

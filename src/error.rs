@@ -250,6 +250,13 @@ fn hint_for(step: Step, errno: i32) -> Option<&'static str> {
         (Step::Seccomp, libc::EACCES) => {
             "a filter needs no_new_privs, or CAP_SYS_ADMIN at the moment when it is installed"
         }
+        (Step::Pause, libc::EEXIST) => {
+            "each payload that is written down has a directory of its own, which is made for it: name one that does not \
+             exist, or clean this one up (Detached::cleanup)"
+        }
+        (Step::Pause, libc::ENOENT) => {
+            "nothing is written down there (Command::create does that), or the directory above it does not exist"
+        }
         (_, libc::ENOSYS) => {
             "the kernel has not got this call (Palisade needs Linux 5.15), or a filter hides it: default filters of older \
              container engines do; there is no other way that would be taken instead"

@@ -17,14 +17,14 @@ use palisade_sys::{Outcome, Step};
 
 use crate::child::{Live, readable};
 use crate::collector::{Collector, Watched, is_exiting, last_stat};
-use crate::enforced::{OwnNamespaces, Verifier};
+use crate::enforced::{Own, OwnNamespaces, Phase, Subjects, Verifier};
 use crate::enter::{Target, Way, follow};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guard;
 use crate::namespaces::joined;
 use crate::network::Connection;
 use crate::newborn::{Newborn, Watch, control_sockets, read_outcome};
-use crate::order::{WORD_OF_PAUSE, WORD_OF_VERIFICATION};
+use crate::order::{WORD_OF_PAUSE, WORD_OF_VERIFICATION, WORD_OF_VIEW};
 use crate::plan::Plan;
 use crate::reaper;
 use crate::spawner::{self, Bench, Thread};
@@ -232,11 +232,11 @@ fn perform(plan: Plan, way: Option<&Way>, bench: &mut Bench, watch: &Arc<Watch>)
         go(&control, Step::IdMaps)?;
     }
     let streams = [stdin.parent, stdout.parent, stderr.parent];
-    let own = bench.own_namespaces.get_or_init(OwnNamespaces::read);
     let group = cgroup.as_deref().or(way.and_then(|way| way.cgroup.as_ref()));
     let mut terminal = None;
-    let verifier =
-        step(Step::Verification, || verify(&plan, &mut child, &control, &mut terminal, group, own))?;
+    let verifier = step(Step::Verification, || {
+        verify(&plan, &mut child, &control, &mut terminal, (group, network.as_ref()), bench)
+    })?;
     Ok(Standing {
         child,
         control,
@@ -252,21 +252,40 @@ fn perform(plan: Plan, way: Option<&Way>, bench: &mut Bench, watch: &Arc<Watch>)
     })
 }
 
-/// Reads back what became of the restrictions, while the stage waits for that.
+/// Reads back what became of the restrictions: what is final early while the stage goes on, the rest while it waits
+/// for that.
 fn verify(
     plan: &Plan,
     child: &mut Newborn,
     control: &UnixStream,
     terminal: &mut Option<OwnedFd>,
-    cgroup: Option<&Cgroup>,
-    own: &OwnNamespaces,
+    (cgroup, network): (Option<&Cgroup>, Option<&Connection>),
+    bench: &Bench,
 ) -> Result<Verifier> {
     if !plan.verify {
         return Ok(Verifier::unread(&plan.asked, "SandboxBuilder::verify is off"));
     }
+    let own = match bench.own_namespaces.get() {
+        Some(own) => own,
+        None => {
+            let read = OwnNamespaces::read()?;
+            bench.own_namespaces.get_or_init(|| read)
+        }
+    };
+    let own = Own::new(own, plan.target.as_ref())?;
+    let mut verifier = Verifier::new(&plan.asked, own);
+    let cloned = child.pid;
+    // Where its directory in /proc can't be had, that is said at the end.
+    let mut look = |child: &Newborn, phase| {
+        if let Ok(process) = child.process() {
+            verifier.look(phase, Subjects { process, cloned, cgroup, network });
+        }
+    };
+    look(child, Phase::Born);
     let sender = loop {
         match hear(control).map_err(|error| unheard(&error))? {
             Some(Word { byte: WORD_OF_VERIFICATION, sender, .. }) => break sender,
+            Some(Word { byte: WORD_OF_VIEW, .. }) => look(child, Phase::View),
             Some(word) => *terminal = terminal.take().or(word.descriptor.filter(|_| plan.terminal)),
             None => return Ok(Verifier::unread(&plan.asked, "it has ended")),
         }
@@ -274,22 +293,20 @@ fn verify(
     if let (true, Some(workload)) = (plan.init, sender) {
         child.leads(workload);
     }
-    let verifier = match child.payload() {
-        Ok(process) => match Verifier::before_exec(&plan.asked, process, cgroup, own, plan.target.as_ref()) {
-            // A process on its way out has given up much already. That it came to its payload is found to be false later.
-            Err(_) if child.pidfd.as_ref().is_some_and(ends_soon) => {
-                Verifier::unread(&plan.asked, "it has ended")
-            }
-            read => read?,
-        },
-        Err(_) if child.pidfd.as_ref().is_some_and(ends_soon) => {
-            Verifier::unread(&plan.asked, "it has ended")
-        }
+    let read = match child.payload() {
+        Ok(process) => verifier.before_exec(Subjects { process, cloned, cgroup, network }),
         Err(why) => {
             let error = Error::new(ErrorKind::NotEnforced, Step::Verification, why);
-            return Err(error.with_hint("SandboxBuilder::verify(false) goes on without reading back"));
+            Err(error.with_hint("SandboxBuilder::verify(false) goes on without reading back"))
         }
     };
+    if let Err(error) = read {
+        // A process on its way out has given up much already. That it came to its payload is found to be false later.
+        if !child.pidfd.as_ref().is_some_and(ends_soon) {
+            return Err(error);
+        }
+        verifier = Verifier::unread(&plan.asked, "it has ended");
+    }
     go(control, Step::Verification)?;
     Ok(verifier)
 }
@@ -412,7 +429,9 @@ impl Standing {
         tell(&plan.stage, &plan.marks, &image);
         conclude(&plan, &image, &name, &child, collector.as_deref())?;
         if plan.verify {
-            child.payload().map_or(Ok(()), |process| verifier.after_exec(process))?;
+            let (cloned, cgroup) = (child.pid, cgroup.as_deref());
+            let subjects = |process| Subjects { process, cloned, cgroup, network: network.as_ref() };
+            child.payload().map_or(Ok(()), |process| verifier.after_exec(subjects(process)))?;
         }
         if plan.terminal && terminal.is_none() {
             let new = Error::new(ErrorKind::Setup, Step::Stdio, "the stage sent no terminal");

@@ -81,6 +81,9 @@ pub enum Session {
     Inherit,
 }
 
+/// What the stage says when its view is as it will be, and goes on.
+pub(crate) const WORD_OF_VIEW: u8 = b'm';
+
 /// What the stage says when it waits for its restrictions to be read back.
 pub(crate) const WORD_OF_VERIFICATION: u8 = b'v';
 
@@ -213,6 +216,11 @@ fn build<'a>(p: &mut Program, sandbox: &'a Prepared, payload: &Payload) -> Label
         lock.emit(p, own, during);
         // Of the namespaces that were made only now.
         name_and_network(p, sandbox, lock.late);
+    }
+    if sandbox.verify {
+        // It is looked at while the rest is done.
+        p.at(Step::LockMounts, "");
+        p.write_all(Fd::number(FD_CONTROL), &[WORD_OF_VIEW]);
     }
     label
 }

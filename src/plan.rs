@@ -154,7 +154,7 @@ impl Plan {
             descriptors,
             sandbox: sandbox.clone(),
             setup_timeout: prepared.setup_timeout,
-            asked: Arc::new(Asked::new(prepared, payload, site)),
+            asked: Arc::new(Asked::new(prepared, payload, site, timeout)),
             verify: prepared.verify,
             lifetime: prepared.lifetime,
             timeout,
@@ -194,6 +194,14 @@ impl Plan {
     #[doc(hidden)]
     pub fn programs_mut(&mut self) -> [&mut Program; 3] {
         [&mut self.sources, &mut self.prologue.program, &mut self.stage]
+    }
+
+    /// The rules of egress are not put in place: for tests of what reading back tells.
+    #[doc(hidden)]
+    pub fn leave_out_egress_rules(&mut self) {
+        if let Some(wiring) = &mut self.wiring {
+            wiring.leave_out_rules();
+        }
     }
 
     /// The stage's image, and the name that a process of this spawn has until it executes its payload: 15 letters that

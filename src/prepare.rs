@@ -111,6 +111,11 @@ impl Conflicts {
         value.map_err(|error| self.add(format!("{what}: {error}"))).ok()
     }
 
+    /// For what collects them in a list.
+    pub(crate) fn as_mut(&mut self) -> &mut Vec<String> {
+        &mut self.0
+    }
+
     pub(crate) fn finish(self) -> Result<()> {
         match &*self.0 {
             [] => Ok(()),

@@ -1,10 +1,13 @@
 //! How the kernel schedules a payload, and what it takes for its execution domain.
 
 use std::fmt;
+use std::io;
 use std::time::Duration;
 
 use palisade_creds::{Capability, CapabilitySet};
 use palisade_sys::{Program, Step};
+
+use crate::sys;
 
 /// A scheduling policy, [sched(7)](https://man7.org/linux/man-pages/man7/sched.7.html).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -58,8 +61,69 @@ impl Scheduler {
         }
     }
 
+    /// The kernel's number, and the priority.
+    fn policy(self) -> (i32, u8) {
+        match self {
+            Self::Other => (libc::SCHED_OTHER, 0),
+            Self::Batch => (libc::SCHED_BATCH, 0),
+            Self::Idle => (libc::SCHED_IDLE, 0),
+            Self::Fifo(priority) => (libc::SCHED_FIFO, priority),
+            Self::RoundRobin(priority) => (libc::SCHED_RR, priority),
+            Self::Deadline { .. } => (libc::SCHED_DEADLINE, 0),
+        }
+    }
+
+    /// What the kernel says about a process of this number instead, if it says something else.
+    pub(crate) fn difference(self, pid: u32) -> io::Result<Option<String>> {
+        let seen = sys::scheduling_of(pid)?;
+        let time = Duration::from_nanos;
+        let (policy, priority) = self.policy();
+        let reserved = match self {
+            Self::Deadline { runtime, deadline, period } => {
+                [seen.sched_runtime, seen.sched_deadline, seen.sched_period].map(time)
+                    == [runtime, deadline, period]
+            }
+            _ => true,
+        };
+        let same =
+            seen.sched_policy as i32 == policy && seen.sched_priority == u32::from(priority) && reserved;
+        Ok((!same).then(|| {
+            let of = |number, priority| match number {
+                libc::SCHED_OTHER => Some(Self::Other),
+                libc::SCHED_BATCH => Some(Self::Batch),
+                libc::SCHED_IDLE => Some(Self::Idle),
+                libc::SCHED_FIFO => Some(Self::Fifo(priority)),
+                libc::SCHED_RR => Some(Self::RoundRobin(priority)),
+                libc::SCHED_DEADLINE => Some(Self::Deadline {
+                    runtime: time(seen.sched_runtime),
+                    deadline: time(seen.sched_deadline),
+                    period: time(seen.sched_period),
+                }),
+                _ => None,
+            };
+            let known = of(seen.sched_policy as i32, u8::try_from(seen.sched_priority).unwrap_or(u8::MAX));
+            known.map_or_else(|| format!("policy {}", seen.sched_policy), |policy| policy.to_string())
+        }))
+    }
+
     fn is_real_time(self) -> bool {
         matches!(self, Self::Fifo(_) | Self::RoundRobin(_) | Self::Deadline { .. })
+    }
+}
+
+impl fmt::Display for Scheduler {
+    /// The kernel's name of the policy, and the priority or the reservation.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Other => f.write_str("SCHED_OTHER"),
+            Self::Batch => f.write_str("SCHED_BATCH"),
+            Self::Idle => f.write_str("SCHED_IDLE"),
+            Self::Fifo(priority) => write!(f, "SCHED_FIFO {priority}"),
+            Self::RoundRobin(priority) => write!(f, "SCHED_RR {priority}"),
+            Self::Deadline { runtime, deadline, period } => {
+                write!(f, "SCHED_DEADLINE {runtime:?} of {period:?} within {deadline:?}")
+            }
+        }
     }
 }
 
@@ -103,6 +167,10 @@ impl Personality {
     #[must_use]
     pub const fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
+    }
+
+    pub(crate) const fn from_bits(bits: u32) -> Self {
+        Self(bits)
     }
 }
 
@@ -164,14 +232,7 @@ impl Scheduling {
         }
         if let Some(scheduler) = self.scheduler {
             p.at(Step::Limits, "scheduler");
-            let (policy, priority) = match scheduler {
-                Scheduler::Other => (libc::SCHED_OTHER, 0),
-                Scheduler::Batch => (libc::SCHED_BATCH, 0),
-                Scheduler::Idle => (libc::SCHED_IDLE, 0),
-                Scheduler::Fifo(priority) => (libc::SCHED_FIFO, priority),
-                Scheduler::RoundRobin(priority) => (libc::SCHED_RR, priority),
-                Scheduler::Deadline { .. } => (libc::SCHED_DEADLINE, 0),
-            };
+            let (policy, priority) = scheduler.policy();
             if let Scheduler::Deadline { runtime, deadline, period } = scheduler {
                 let nanoseconds = |time: Duration| time.as_nanos() as u64;
                 p.sched_deadline(nanoseconds(runtime), nanoseconds(deadline), nanoseconds(period));

@@ -9,7 +9,7 @@ use palisade_cgroup::Cgroup;
 use palisade_creds::{Capability, CapabilitySet};
 use palisade_sys::{FD_PASSED, Fd, Program, Step};
 
-use crate::child::{Child, Live, readable};
+use crate::child::{Child, Live, SIGNALS, is_signal, readable};
 use crate::error::{Error, Result};
 use crate::newborn::run_helper;
 use crate::spawner::{self, Thread};
@@ -91,9 +91,10 @@ impl Tree {
     }
 
     pub(crate) fn signal(&self, signal: i32) -> Result<()> {
-        if !(1..=64).contains(&signal) {
+        if !is_signal(signal) {
             let error = io::Error::from_raw_os_error(libc::EINVAL);
-            return Err(Error::call(Step::Supervise, format!("kill(…, {signal})"), &error));
+            let new = Error::call(Step::Supervise, format!("kill(…, {signal})"), &error);
+            return Err(new.with_hint(SIGNALS));
         }
         match (self.pid_namespace, &self.cgroup) {
             (Some(namespaces), _) => {

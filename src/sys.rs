@@ -348,6 +348,17 @@ pub(crate) fn set_window_size(terminal: BorrowedFd<'_>, [rows, columns]: [u16; 2
     cvt(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) }).map(drop)
 }
 
+/// Policy, priority, nice value and reservation of a process, sched_getattr(2).
+pub(crate) fn scheduling_of(pid: u32) -> io::Result<libc::sched_attr> {
+    let mut attr = MaybeUninit::<libc::sched_attr>::zeroed();
+    let size = size_of::<libc::sched_attr>();
+    // SAFETY: the kernel writes at most `size` bytes to the structure that has this size.
+    let done = unsafe { libc::syscall(libc::SYS_sched_getattr, pid, attr.as_mut_ptr(), size, 0) };
+    cvt(done as i32)?;
+    // SAFETY: integers alone, which were zero before the kernel wrote them.
+    Ok(unsafe { attr.assume_init() })
+}
+
 /// Whether a descriptor number is open.
 pub(crate) fn is_open(fd: RawFd) -> bool {
     // SAFETY: takes no address.

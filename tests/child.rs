@@ -62,6 +62,7 @@ fn a_signal_reaches_the_payload() {
     assert_eq!(std::io::read_to_string(out).unwrap(), "got\n");
     let error = sleeper().signal(4000).unwrap_err();
     assert_eq!((error.kind(), error.errno()), (ErrorKind::Supervise, Some(libc::EINVAL)));
+    assert!(error.to_string().contains("4000") && error.hint().unwrap().contains("1 to 64"), "{error}");
 }
 
 #[test]

@@ -194,6 +194,22 @@ fn a_reused_pid_is_not_taken_for_the_payload() {
 }
 
 #[test]
+fn a_place_that_is_taken_or_empty_is_an_error_with_the_way_out() {
+    let dir = temp_dir();
+    let path = dir.path().join("state");
+    let _state = create(builder(), &path, &["/bin/sleep", "1000"]).unwrap();
+    let above = path.join("no/such");
+    for (error, errno, hint) in [
+        (create(builder(), &path, &["/bin/true"]).unwrap_err(), libc::EEXIST, "Detached::cleanup"),
+        (create(builder(), &above, &["/bin/true"]).unwrap_err(), libc::ENOENT, "the directory above it"),
+        (Detached::open(dir.path().join("other")).unwrap_err(), libc::ENOENT, "Command::create"),
+    ] {
+        assert_eq!(error.errno(), Some(errno), "{error}");
+        assert!(error.hint().unwrap().contains(hint) && error.object().is_some(), "{error}");
+    }
+}
+
+#[test]
 fn what_others_may_write_or_own_is_refused() {
     let dir = temp_dir();
     let path = dir.path().join("state");

@@ -138,6 +138,12 @@ fn the_page_of_labs_is_theirs() {
 }
 
 #[test]
+fn a_lab_that_is_named_twice_runs_once() {
+    let labs: serde_json::Value = serde_json::from_str(&output(&["--json", "13", "13"])).unwrap();
+    assert_eq!(labs.as_array().unwrap().len(), 1, "{labs:#}");
+}
+
+#[test]
 fn a_wrong_word_is_an_error_that_names_it() {
     let out = labs::command(&["nosuchlab"]).output().unwrap();
     assert_eq!(out.status.code(), Some(2));

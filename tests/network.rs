@@ -10,11 +10,11 @@ use std::thread;
 use std::time::Duration;
 
 use palisade::creds::{Capability, CapabilitySet, ThreadCapabilities};
-use palisade::net::nft::Protocol;
+use palisade::net::nft::{Changes, DataType, Family, Map, MapType, MapValue, Protocol};
 use palisade::net::policy::{IpBlock, Peer, PolicyRule, PortSelector};
 use palisade::net::{Bridge, BridgeSpec, IfName, IpPrefix, LinkSettings, Netns, Route};
 use palisade::ns::{AnyNs, Namespace, Ns, kind};
-use palisade::{Child, ErrorKind, Lifetime, Network, Sandbox, SandboxBuilder, Stdio};
+use palisade::{Child, ErrorKind, Lifetime, Moment, Network, Sandbox, SandboxBuilder, State, Stdio, Subject};
 use palisade_testkit::{is_root, skip, wait_until};
 
 const LONG: Duration = Duration::from_secs(5);
@@ -385,6 +385,57 @@ fn attacks_from_a_bridged_payload() {
     ] {
         assert_eq!(carrier.sysctl(sysctl).unwrap(), wanted, "{sysctl}");
     }
+}
+
+/// The report has the network's rows, spawns fail where the rules are not in place, and a later look tells what was
+/// changed since.
+#[test]
+fn the_report_tells_what_became_of_a_network() {
+    if !is_root() {
+        skip!("needs root: a bridge", needs = "root");
+    }
+    let (bridge, _outside) = carrier();
+    let allowed = (prefix("10.0.0.0/8"), PortSelector::tcp(443));
+    let network = Network::bridge(&bridge).publish(Protocol::TCP, 8080, 80).allow_egress(allowed);
+    let sandbox = with(network).build().unwrap();
+    let mut command = sandbox.command("/bin/sleep");
+    command.arg("1000");
+    let child = command.spawn().unwrap();
+    let subjects = [Subject::Network, Subject::Port, Subject::Egress];
+    for subject in &subjects {
+        let row = child.enforced().get(subject).unwrap();
+        assert_eq!(*row.state(), State::Verified(Moment::BeforeExec), "{}", child.enforced());
+    }
+    assert_eq!(child.enforced().get(&Subject::Egress).unwrap().asked(), "what 1 rules allow");
+    let differs = |subject: &Subject| {
+        let now = child.verify().unwrap();
+        match now.get(subject).unwrap().state() {
+            State::Differs { found, .. } => found.clone(),
+            other => panic!("{subject}: {other}\n{now}"),
+        }
+    };
+    let now = child.verify().unwrap();
+    for subject in &subjects {
+        assert_eq!(*now.get(subject).unwrap().state(), State::Verified(Moment::Later), "{now}");
+    }
+    // Not put in place: nothing runs.
+    let shut = with(Network::bridge(&bridge).deny_egress()).build().unwrap();
+    let mut plan = shut.command("/bin/true").plan().unwrap();
+    plan.leave_out_egress_rules();
+    let error = plan.spawn().unwrap_err();
+    assert_eq!((error.kind(), error.object()), (ErrorKind::NotEnforced, Some("egress")), "{error}");
+    assert!(error.to_string().contains("0 tables"), "{error}");
+    // Changed from outside.
+    let inside = Netns::open(Ns::<kind::Net>::of_pidfd(child.pidfd()).unwrap()).unwrap();
+    inside.add_address(&name("eth0"), [10, 9, 9, 9], 32).unwrap();
+    assert!(differs(&Subject::Network).contains("10.9.9.9"));
+    inside.flush_ruleset().unwrap();
+    assert!(differs(&Subject::Egress).contains("0 tables"));
+    let table = bridge.netns().ruleset().unwrap().tables()[0].name().to_owned();
+    let map = Map::new("tcp4", DataType::Port, MapType::Ipv4Endpoint);
+    let published = map.element(8080u16, MapValue::Endpoint("10.5.0.2:80".parse().unwrap()));
+    bridge.netns().change(&Changes::new(Family::Inet, table).remove_from_map(published)).unwrap();
+    assert!(differs(&Subject::Port).contains("tcp4"));
 }
 
 #[test]

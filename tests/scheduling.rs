@@ -179,6 +179,8 @@ fn bad_values_are_reported_together() {
     let error = command.plan().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidSpec);
     let text = error.to_string();
+    // A line for each, the first as the others.
+    assert_eq!((text.matches("\n  - ").count(), text.contains("4 conflicts:")), (4, true), "{text}");
     for part in ["nice: 20", "affinity: names no CPU", "oom_score_adj: 1001", "priority 0"] {
         assert!(text.contains(part), "{part}: {text}");
     }

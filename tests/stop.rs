@@ -82,6 +82,7 @@ fn bad_signals_are_refused_and_end_it_all_the_same() {
     for signal in [0, -1, 65, 4000] {
         let error = child.signal_tree(signal).unwrap_err();
         assert_eq!((error.kind(), error.errno()), (ErrorKind::Supervise, Some(libc::EINVAL)), "{error}");
+        assert!(error.hint().unwrap().contains("1 to 64"), "{error}");
     }
     assert_eq!(child.try_wait().unwrap(), None);
     let error = child.stop(4000, LONG).unwrap_err();

@@ -10,7 +10,7 @@ use std::time::Duration;
 use nix::sched::{CloneFlags, unshare};
 use palisade::net::nft::Protocol;
 use palisade::net::{Bridge, BridgeSpec, IfName, IpPrefix, LinkSettings, Netns};
-use palisade::{ErrorKind, Network, Sandbox, SandboxBuilder};
+use palisade::{ErrorKind, Moment, Network, Sandbox, SandboxBuilder, State, Subject};
 use palisade_testkit::{can_unshare_user, fork, in_child, skip, wait_until};
 
 const LONG: Duration = Duration::from_secs(60);
@@ -143,6 +143,15 @@ fn a_user_mode_network_leaves_as_the_host_programs_own() {
         let child = sandbox.command("/bin/sleep").arg("1000").spawn().unwrap();
         let pid = child.id();
         assert_eq!(helpers(pid), 1);
+        // The report was read in its namespace, with and without privileges.
+        for subject in [Subject::Network, Subject::Egress] {
+            let state = child.enforced().get(&subject).unwrap().state();
+            assert_eq!(*state, State::Verified(Moment::BeforeExec), "{}", child.enforced());
+        }
+        let mut plan = sandbox.command("/bin/true").plan().unwrap();
+        plan.leave_out_egress_rules();
+        let error = plan.spawn().unwrap_err();
+        assert_eq!((error.kind(), error.object()), (ErrorKind::NotEnforced, Some("egress")), "{error}");
         drop(child);
         assert!(wait_until(LONG, || helpers(pid) == 0));
         // And with the host program, whatever ends that.

@@ -134,7 +134,8 @@ fn run() -> Result<u8, lexopt::Error> {
     let mut numbers = Vec::new();
     for name in &wanted {
         let chosen = chosen(name).ok_or_else(|| format!("no lab, topic or group is named {name:?}"))?;
-        numbers.extend(chosen);
+        // One that several words stand for runs once.
+        numbers.extend(chosen.into_iter().filter(|number| !numbers.contains(number)).collect::<Vec<_>>());
     }
     Ok(runner::run_all(&numbers, manner))
 }

@@ -399,6 +399,20 @@ impl Process {
         self.parse("oom_score_adj", |t| At { file: "oom_score_adj", line: 1 }.int("number", trim(t)))
     }
 
+    /// `personality`: its execution domain and flags,
+    /// [personality(2)](https://man7.org/linux/man-pages/man2/personality.2.html), as the bits that call takes (Linux
+    /// 2.6.28).
+    ///
+    /// # Errors
+    /// [`Denied`](ErrorKind::Denied) without ptrace attach access; [`Gone`](ErrorKind::Gone),
+    /// [`Malformed`](ErrorKind::Malformed).
+    pub fn personality(&self) -> Result<u32, Error> {
+        self.parse("personality", |t| {
+            let at = At { file: "personality", line: 1 };
+            u32::try_from(at.hex("number", trim(t))?).map_err(|_| at.bad("number", t))
+        })
+    }
+
     /// What really confines it, all of it as one value.
     pub fn confinement(&self) -> Confinement {
         Confinement::of(self)

@@ -1,7 +1,9 @@
 //! What was asked of the kernel for one payload: a row for each restriction, made when a spawn is planned.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use palisade_cgroup::DeviceRules;
 use palisade_creds::{Credentials, Maps, PreparedMaps, Setgroups, ThreadCapabilities};
 use palisade_fsroot::{Placed, PreparedRoot};
 use palisade_ns::{Namespace, TimeOffsets};
@@ -9,16 +11,31 @@ use palisade_secfilter::landlock::Ruleset;
 use palisade_secfilter::lsm::ExecLabel;
 
 use super::Subject;
+use crate::network::Wiring;
 use crate::order::{Payload, Session, Site};
 use crate::prepare::Prepared;
 use crate::rlimit::Resource;
 use crate::sandbox::Lifetime;
+use crate::scheduling::{Personality, Scheduler};
 
 /// All that was asked.
 #[derive(Debug)]
 pub(crate) struct Asked {
     pub(super) rows: Vec<Row>,
     pub(super) view: View,
+    /// The clone makes or joins all namespaces but that of clocks, and their maps stay.
+    born_in_place: bool,
+}
+
+/// From when on an answer stays what it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// The process was cloned and has its id maps.
+    Born,
+    /// Its view stands.
+    View,
+    /// It waits before its filter.
+    End,
 }
 
 #[derive(Clone, Debug)]
@@ -54,11 +71,19 @@ pub(super) enum Want {
     Lock,
     Limit(Resource, u64, u64),
     Nice(i32),
+    Scheduler(Scheduler),
+    Personality(Personality),
     /// No CPU but these.
     Affinity(Vec<usize>),
     OomScoreAdj(i32),
     Cgroup,
     CgroupFile,
+    /// One program, compiled from these.
+    Devices(DeviceRules),
+    /// What the connection knows.
+    Network,
+    Init,
+    Terminal,
     /// Those that the payload gets.
     Descriptors(Vec<u32>),
     Session(Session),
@@ -95,7 +120,20 @@ impl Asked {
         self.rows.iter().map(|row| (&row.subject, &*row.asked))
     }
 
-    pub(crate) fn new(sandbox: &Prepared, payload: &Payload, site: Site) -> Self {
+    pub(super) fn phase(&self, want: &Want) -> Phase {
+        match want {
+            Want::NewNamespace(Namespace::Time) | Want::SharedNamespace(Namespace::Time) => Phase::End,
+            Want::NewNamespace(_) | Want::SharedNamespace(_) | Want::JoinedNamespace(..) | Want::Maps(_)
+                if self.born_in_place =>
+            {
+                Phase::Born
+            }
+            Want::Mounts | Want::Masks => Phase::View,
+            _ => Phase::End,
+        }
+    }
+
+    pub(crate) fn new(sandbox: &Prepared, payload: &Payload, site: Site, timeout: Option<Duration>) -> Self {
         let mut rows = Vec::new();
         let mut row = |subject, asked: String, want| rows.push(Row { subject, asked: asked.into(), want });
 
@@ -164,6 +202,23 @@ impl Asked {
                 Want::Missing("its module is not active, or it is not loaded".into()),
             );
         }
+        let empty = "one of the library's own, without keys of the host program; its payloads share it";
+        row(
+            Subject::Keyring,
+            empty.into(),
+            Want::Untold("the kernel tells a process's keyrings to itself alone"),
+        );
+        if let Some(name) = sandbox.hostname.as_ref().filter(|_| new) {
+            let name = name.object(0).unwrap_or_default();
+            row(
+                Subject::HostName,
+                name.into(),
+                Want::Untold("the kernel tells it only inside of the namespace"),
+            );
+        }
+        for (subject, asked) in sandbox.wiring.iter().filter(|_| new).flat_map(Wiring::asked) {
+            row(subject, asked, Want::Network);
+        }
         for (name, value) in sandbox.sysctls.iter().filter(|_| new) {
             let untold = "the kernel tells it only inside of the namespace";
             row(Subject::Sysctl(name.clone()), value.clone(), Want::Untold(untold));
@@ -190,6 +245,12 @@ impl Asked {
         if let Some(nice) = payload.scheduling.nice {
             row(Subject::Nice, nice.to_string(), Want::Nice(nice));
         }
+        if let Some(scheduler) = payload.scheduling.scheduler {
+            row(Subject::Scheduler, scheduler.to_string(), Want::Scheduler(scheduler));
+        }
+        if let Some(personality) = payload.scheduling.personality {
+            row(Subject::Personality, personality.to_string(), Want::Personality(personality));
+        }
         if let Some(cpus) = &payload.scheduling.affinity {
             let list = cpus.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
             row(
@@ -208,9 +269,8 @@ impl Asked {
             }
         }
 
-        if new && sandbox.device_rules.is_some() {
-            let untold = "the kernel took the program; what is attached is told to privileged readers only";
-            row(Subject::Devices, "a program of its cgroup".into(), Want::Untold(untold));
+        if let Some(rules) = sandbox.device_rules.as_ref().filter(|_| new) {
+            row(Subject::Devices, "a program of its cgroup".into(), Want::Devices(rules.clone()));
         }
 
         let mut descriptors: Vec<u32> = vec![0, 1, 2];
@@ -223,6 +283,12 @@ impl Asked {
             Session::Inherit => "the host program's session and group",
         };
         row(Subject::Session, session.into(), Want::Session(payload.session));
+        if payload.terminal.is_some() {
+            row(Subject::Terminal, "one of its own".into(), Want::Terminal);
+        }
+        if sandbox.init && new {
+            row(Subject::Init, "a process of the library, its parent".into(), Want::Init);
+        }
         if let Some(mask) = payload.umask {
             row(Subject::Umask, format!("{mask:04o}"), Want::Umask(mask));
         }
@@ -234,7 +300,12 @@ impl Asked {
         };
         let untold = "the kernel tells a process's parent-death signal to nobody else";
         row(Subject::Lifetime, means.into(), Want::Untold(untold));
-        Self { rows, view: sandbox.placed.clone() }
+        if let Some(limit) = timeout {
+            let untold = "the host program keeps the time, while it waits for the payload";
+            row(Subject::Timeout, format!("{limit:?}"), Want::Untold(untold));
+        }
+        let born_in_place = site == Site::New && sandbox.lock.is_none();
+        Self { rows, view: sandbox.placed.clone(), born_in_place }
     }
 }
 

@@ -3,11 +3,13 @@
 use std::fs::File;
 use std::path::Path;
 
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::Mode;
 use palisade_fsroot::{MountFlags, Placed};
 use palisade_procinfo::{Mount, Mounts, Process};
 
+use super::answer::{Answer, Unread};
 use super::ask::View;
 
 /// The attributes that restrict. (The others, on access times, have several spellings.)
@@ -69,7 +71,7 @@ pub(super) fn difference(view: &View, mounts: &Mounts, process: &Process) -> Opt
 }
 
 /// A path that is there and should be hidden or read-only, if any.
-pub(super) fn unmasked(view: &View, mounts: &Mounts, process: &Process) -> Result<Option<String>, String> {
+pub(super) fn unmasked(view: &View, mounts: &Mounts, process: &Process) -> Answer {
     let mut root = None;
     for path in &view.masked {
         if let Some(mount) = mounts.at(path) {
@@ -80,15 +82,23 @@ pub(super) fn unmasked(view: &View, mounts: &Mounts, process: &Process) -> Resul
         }
         let root = match &root {
             Some(root) => root,
-            None => root.insert(open_root(process).map_err(|errno| format!("open /proc/PID/root: {errno}"))?),
+            None => {
+                let opened = open_root(process);
+                root.insert(opened.map_err(|errno| Unread::call("open /proc/PID/root", Some(errno as i32)))?)
+            }
         };
         let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(
             ResolveFlag::RESOLVE_IN_ROOT
                 | ResolveFlag::RESOLVE_NO_SYMLINKS
                 | ResolveFlag::RESOLVE_NO_MAGICLINKS,
         );
-        if openat2(root, path, how).is_ok() {
-            return Ok(Some(format!("{} is as it was", path.display())));
+        match openat2(root, path, how) {
+            Ok(_) => return Ok(Some(format!("{} is as it was", path.display()))),
+            // Nothing is there, or behind a link, or nothing that this user could reach.
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::EACCES | Errno::EPERM) => {}
+            Err(errno) => {
+                return Err(Unread::Failed(format!("openat2({}): {}", path.display(), errno.desc())));
+            }
         }
     }
     Ok(None)

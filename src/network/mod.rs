@@ -1,6 +1,7 @@
 //! The network of a sandbox.
 
 mod names;
+mod readback;
 mod user_mode;
 mod wiring;
 

@@ -24,6 +24,9 @@ pub(super) struct UserMode {
     path: PathBuf,
 }
 
+/// The interface that it makes inside.
+pub(super) const INTERFACE: &str = "tap0";
+
 /// What a program that fails may say.
 const MOST_WORDS: u64 = 4096;
 
@@ -72,7 +75,7 @@ impl UserMode {
             format!("--userns-path=/proc/{pid}/ns/user"),
             "--netns-type=path".to_owned(),
             format!("/proc/{pid}/ns/net"),
-            "tap0".to_owned(),
+            INTERFACE.to_owned(),
         ];
         let passed: [OwnedFd; 3] = [exit, theirs, complaints];
         guard::start(&passed, bench, |p| {

@@ -11,8 +11,9 @@ use palisade_net::{Bridge, IpPrefix, Netns, Port, PortSpec};
 use palisade_ns::{AnyNs, Namespace};
 use palisade_sys::Step;
 
-use super::user_mode::UserMode;
+use super::user_mode::{INTERFACE, UserMode};
 use super::{Mode, Network};
+use crate::enforced::Subject;
 use crate::error::{Error, ErrorKind, Result};
 use crate::newborn::Newborn;
 use crate::spawner::Bench;
@@ -22,7 +23,11 @@ pub(super) const USER_MODE_RESOLVER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 2,
 
 /// A network as a spawn needs it.
 #[derive(Clone, Debug)]
-pub(crate) struct Wiring(Kind);
+pub(crate) struct Wiring {
+    kind: Kind,
+    /// For tests: the rules are not put in place.
+    without_rules: bool,
+}
 
 #[derive(Clone, Debug)]
 enum Kind {
@@ -33,15 +38,19 @@ enum Kind {
 /// What keeps a payload on its network; dropping it takes it off.
 #[derive(Debug)]
 pub(crate) struct Connection {
+    /// The rules inside, as they were made.
+    egress: Option<Table>,
     /// The process that made it: a copy in a fork of the host program is nobody's end.
     maker: u32,
-    link: Option<Link>,
+    way: Option<Way>,
 }
 
+/// Its way out.
 #[derive(Debug)]
-enum Link {
+pub(super) enum Way {
     Bridge(Port),
-    UserMode { _ends_with: std::os::unix::net::UnixStream },
+    /// The helper ends with this.
+    UserMode(#[expect(dead_code, reason = "held for its end")] std::os::unix::net::UnixStream),
 }
 
 impl Network {
@@ -53,7 +62,7 @@ impl Network {
             Mode::Bridge(bridge) => Kind::Bridge { bridge: bridge.clone(), port: self.port_spec(), egress },
             Mode::User => Kind::UserMode { program: UserMode::find()?, egress },
         };
-        let wiring = Wiring(kind);
+        let wiring = Wiring { kind, without_rules: false };
         // So that what can't be compiled fails here and not at each spawn.
         wiring.egress_table(&[]).map_err(|error| {
             let errno = error.errno();
@@ -64,6 +73,10 @@ impl Network {
 }
 
 impl Wiring {
+    pub(crate) fn leave_out_rules(&mut self) {
+        self.without_rules = true;
+    }
+
     /// Connects a child that waits.
     pub(crate) fn connect(&self, child: &Newborn, bench: &mut Bench) -> Result<Connection> {
         let pidfd = child.pidfd.as_ref().ok_or_else(|| Error::invalid("the child is gone"))?;
@@ -83,28 +96,55 @@ impl Wiring {
         }
         let inside = Netns::open(&namespace).map_err(of_net)?;
         // The rules first: no packet leaves before them.
-        let own = match self.0 {
+        let own = match self.kind {
             Kind::UserMode { .. } => own_addresses()?,
             Kind::Bridge { .. } => Vec::new(),
         };
-        if let Some(table) = self.egress_table(&own).map_err(of_net)? {
-            inside.apply(&table.into()).map_err(of_net)?;
+        let egress = self.egress_table(&own).map_err(of_net)?;
+        if let Some(table) = egress.as_ref().filter(|_| !self.without_rules) {
+            inside.apply(&table.clone().into()).map_err(of_net)?;
         }
-        let link = match &self.0 {
+        let way = match &self.kind {
             Kind::Bridge { bridge, port, .. } => {
                 // A namespace of its own has nothing to protect by these: as Docker's containers have it.
                 inside.set_sysctl("net.ipv4.ip_unprivileged_port_start", "0").map_err(of_net)?;
                 allow_pings(&inside)?;
-                Link::Bridge(bridge.attach(&inside, port).map_err(of_net)?)
+                Way::Bridge(bridge.attach(&inside, port).map_err(of_net)?)
             }
-            Kind::UserMode { program, .. } => Link::UserMode { _ends_with: program.start(child.pid, bench)? },
+            Kind::UserMode { program, .. } => Way::UserMode(program.start(child.pid, bench)?),
         };
-        Ok(Connection { maker: std::process::id(), link: Some(link) })
+        Ok(Connection { egress, maker: std::process::id(), way: Some(way) })
+    }
+
+    /// Rows for a report: what is asked of the network.
+    pub(crate) fn asked(&self) -> Vec<(Subject, String)> {
+        let mut rows = Vec::new();
+        let rules = match &self.kind {
+            Kind::Bridge { port, egress, .. } => {
+                rows.push((Subject::Network, "a place on a bridge".into()));
+                rows.push((Subject::Port, format!("{port:?}")));
+                egress
+            }
+            Kind::UserMode { program, egress } => {
+                rows.push((Subject::Network, format!("{INTERFACE}, by {program}")));
+                egress
+            }
+        };
+        let what = match (rules, &self.kind) {
+            (Some(rules), _) if rules.is_empty() => Some("nothing".to_owned()),
+            (Some(rules), _) => Some(format!("what {} rules allow", rules.len())),
+            (None, Kind::UserMode { .. }) => Some(
+                "not to the host, link-local addresses and those where clouds keep credentials".to_owned(),
+            ),
+            (None, Kind::Bridge { .. }) => None,
+        };
+        rows.extend(what.map(|what| (Subject::Egress, what)));
+        rows
     }
 
     /// The rules for the inside of the sandbox: nothing leaves but what is allowed.
     fn egress_table(&self, own: &[IpAddr]) -> palisade_net::Result<Option<Table>> {
-        let rules = match &self.0 {
+        let rules = match &self.kind {
             Kind::Bridge { egress: None, .. } => return Ok(None),
             Kind::Bridge { egress: Some(rules), .. } | Kind::UserMode { egress: Some(rules), .. } => {
                 rules.clone()
@@ -139,14 +179,14 @@ const METADATA: [IpAddr; 4] = [
 impl fmt::Display for Wiring {
     /// For plans: a line for each thing that is done.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
+        match &self.kind {
             Kind::Bridge { .. } => {}
             Kind::UserMode { program, .. } => writeln!(f, "start {program}")?,
         }
         if let Ok(Some(table)) = self.egress_table(&[]) {
             writeln!(f, "inside, before the link is up: {table}")?;
         }
-        match &self.0 {
+        match &self.kind {
             Kind::Bridge { port, .. } => writeln!(f, "attach to the bridge: {port:?}"),
             Kind::UserMode { .. } => Ok(()),
         }
@@ -156,10 +196,18 @@ impl fmt::Display for Wiring {
 impl Connection {
     /// The place on a bridge.
     pub(crate) fn port(&self) -> Option<&Port> {
-        match &self.link {
-            Some(Link::Bridge(port)) => Some(port),
+        match &self.way {
+            Some(Way::Bridge(port)) => Some(port),
             _ => None,
         }
+    }
+
+    pub(super) fn way(&self) -> Option<&Way> {
+        self.way.as_ref()
+    }
+
+    pub(super) fn egress(&self) -> Option<&Table> {
+        self.egress.as_ref()
     }
 }
 
@@ -167,7 +215,7 @@ impl Drop for Connection {
     fn drop(&mut self) {
         if self.maker != std::process::id() {
             // The sockets behind it are shared with the process whose it is.
-            std::mem::forget(self.link.take());
+            std::mem::forget(self.way.take());
         }
     }
 }

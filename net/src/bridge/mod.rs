@@ -136,7 +136,10 @@ struct State {
 
 #[derive(Debug, Clone)]
 pub(crate) struct Attached {
+    /// On the bridge's side.
     link: IfName,
+    /// In the sandbox.
+    inside: IfName,
     mac: MacAddr,
     addresses: Vec<IpAddr>,
     publish: Vec<(Protocol, u16, u16)>,
@@ -211,7 +214,7 @@ impl Bridge {
     pub fn attach(&self, sandbox: &Netns, spec: &PortSpec) -> Result<Port> {
         let shared = &self.0;
         let mut port = shared.reserve(spec)?;
-        let inside = spec.interface.clone().map_or_else(|| IfName::new("eth0"), Ok)?;
+        let inside = port.attached.inside.clone();
         // What is made from here on goes when `port` is dropped.
         shared.ns.add_veth(&port.attached.link, sandbox, &inside)?;
         let Attached { link, mac, addresses, .. } = port.attached.clone();
@@ -257,6 +260,7 @@ impl Shared {
 
     /// Takes a number, addresses and published ports, or none of them.
     fn reserve(self: &Arc<Self>, spec: &PortSpec) -> Result<Port> {
+        let inside = spec.interface.clone().map_or_else(|| IfName::new("eth0"), Ok)?;
         let mut state = self.lock();
         for (protocol, outside, _) in &spec.publish {
             let mut same = spec.publish.iter().filter(|(p, o, _)| (p, o) == (protocol, outside));
@@ -300,6 +304,7 @@ impl Shared {
         let attached = Attached {
             link: IfName::new(format!("{}p{number}", self.spec.name))
                 .inspect_err(|_| state.release(&addresses))?,
+            inside,
             // Locally administered; the number makes it unique on the bridge.
             mac: MacAddr([0x02, 0x70, 0x61, a, b, c]),
             addresses,
@@ -339,6 +344,24 @@ impl Port {
     #[must_use]
     pub fn link(&self) -> &IfName {
         &self.attached.link
+    }
+
+    /// The interface in the sandbox.
+    #[must_use]
+    pub fn interface(&self) -> &IfName {
+        &self.attached.inside
+    }
+
+    /// Reads the kernel back: what keeps the sandbox to its own addresses and leads its published ports to it, as the
+    /// carrying namespace has it now. `None` when all of it is as it was made, else the first thing that is not.
+    ///
+    /// It lists the rules of all ports, so it takes the longer the more sandboxes the bridge has.
+    ///
+    /// # Errors
+    /// As [`Netns::ruleset`].
+    pub fn difference(&self) -> Result<Option<String>> {
+        let listed = self.bridge.ns.ruleset()?;
+        Ok(rules::difference(&listed, &self.bridge.spec, &self.bridge.table, &self.attached))
     }
 
     /// Where a published port leads: one place for each address.

@@ -133,6 +133,10 @@ fn guard_entry(port: &Attached) -> Map {
 
 /// Keeps a port to its own addresses, and from playing router or DHCP server for the others.
 pub(super) fn add_guard(name: &str, port: &Attached) -> Changes {
+    Changes::new(Family::Bridge, name).add_chain(guard_chain(port)).add_to_map(guard_entry(port))
+}
+
+fn guard_chain(port: &Attached) -> Chain {
     let of_family = |v4: bool| port.addresses.iter().filter(move |addr| addr.is_ipv4() == v4).copied();
     let v6 =
         of_family(false).map(IpPrefix::host).chain([LINK_LOCAL_V6, IpPrefix::host(Ipv6Addr::UNSPECIFIED)]);
@@ -146,8 +150,35 @@ pub(super) fn add_guard(name: &str, port: &Attached) -> Changes {
         Match::any_of(Field::SourcePort(Some(Protocol::UDP)), [67u16, 547]),
     ];
     let rules = conditions.into_iter().map(|condition| Rule::new().matching(condition).drop());
-    let chain = rules.fold(Chain::new(port.link.to_string()), Chain::rule);
-    Changes::new(Family::Bridge, name).add_chain(chain).add_to_map(guard_entry(port))
+    rules.fold(Chain::new(port.link.to_string()), Chain::rule)
+}
+
+/// What in the listed rules is not as a port and its bridge made it, if anything.
+pub(super) fn difference(listed: &Ruleset, spec: &BridgeSpec, name: &str, port: &Attached) -> Option<String> {
+    let has = |table: &Table, wanted: &Map| {
+        let map = table.maps().iter().find(|map| map.name() == wanted.name());
+        map.is_some_and(|map| wanted.entries().iter().all(|entry| map.entries().contains(entry)))
+    };
+    for wanted in tables(spec, name).tables() {
+        let family = wanted.family();
+        let of_bridge = |table: &&Table| table.family() == family && table.name() == name;
+        let Some(seen) = listed.tables().iter().find(of_bridge).map(Table::without_counts) else {
+            return Some(format!("there is no table {family} {name}"));
+        };
+        let own = if family == Family::Bridge { Some(guard_chain(port)) } else { None };
+        let mut chains = wanted.chains().iter().chain(&own);
+        if let Some(lost) = chains.find(|chain| !seen.chains().contains(chain)) {
+            return Some(format!("chain {} of table {family} {name} is another", lost.name()));
+        }
+        let entries = match family {
+            Family::Bridge => vec![guard_entry(port)],
+            _ => published(port),
+        };
+        if let Some(lost) = entries.iter().find(|map| !has(&seen, map)) {
+            return Some(format!("map {} of table {family} {name} lacks {:?}", lost.name(), lost.entries()));
+        }
+    }
+    None
 }
 
 /// Takes the guards of a port away again.

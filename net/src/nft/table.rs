@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
-use super::rule::{Rule, Verdict};
+use super::rule::{Rule, Statement, Verdict};
 use super::value::{DataType, Value};
 use crate::error::{Error, Result};
 
@@ -438,6 +438,19 @@ impl Table {
     pub fn map(mut self, map: Map) -> Self {
         self.maps.push(map);
         self
+    }
+
+    /// The same with every counter at zero: to compare what is listed with what was applied.
+    #[must_use]
+    pub fn without_counts(&self) -> Self {
+        let mut table = self.clone();
+        let rules = table.chains.iter_mut().flat_map(|chain| &mut chain.rules);
+        for statement in rules.flat_map(|rule| &mut rule.statements) {
+            if let Statement::Counter { packets, bytes } = statement {
+                (*packets, *bytes) = (0, 0);
+            }
+        }
+        table
     }
 
     /// Which packets it sees.

@@ -75,6 +75,8 @@ netns_test! {
         // The rules are what nft reads as well; `owner` it shows in its own way.
         let inside = |t: &palisade_net::nft::Ruleset| t.tables().len();
         assert_eq!(inside(&bridge.netns().ruleset().unwrap()), 2);
+        // As it was made, whatever the counters have counted.
+        assert_eq!(red_port.difference().unwrap(), None);
         // Off again: nothing of it stays.
         let e = bridge.attach(&fresh(), &PortSpec::new().publish(Protocol::TCP, 8080, 1)).unwrap_err();
         assert_eq!(e.kind(), ErrorKind::Exists, "{e}");
@@ -107,6 +109,7 @@ netns_test! {
         ready(&bridge, &evil, b.link().as_str());
         serve_tcp(&good, "[::]:80");
         assert!(tcp(&evil, "10.5.0.2:80", LONG).is_ok());
+        assert_eq!((a.difference().unwrap(), b.difference().unwrap()), (None, None));
         assert!(tcp(&evil, "[fd05::2]:80", LONG).is_ok());
         let quick = Duration::from_millis(150);
         evil.add_address(&name("eth0"), [10, 5, 0, 66], 24).unwrap();

@@ -329,6 +329,7 @@ fn every_file_of_a_child_is_read() {
     assert!(p.io().unwrap().syscr > 0);
     assert!(p.oom_score().unwrap() <= 2000);
     assert_eq!(p.oom_score_adj().unwrap(), root().myself().unwrap().oom_score_adj().unwrap());
+    assert_eq!(p.personality().unwrap(), root().myself().unwrap().personality().unwrap());
     assert_eq!(p.timens_offsets().unwrap(), root().myself().unwrap().timens_offsets().unwrap());
     assert!(p.mounts().unwrap().entries.iter().any(|m| m.fs_type == "proc"));
     assert_eq!(p.threads().unwrap(), [child.pid()]);
