@@ -10,7 +10,7 @@ use palisade_sys::{Fd, FsConfig, MountAttr, OpenHow, Program, Slot, Step};
 
 use crate::flags::{MountFlags, Propagation};
 use crate::mount::Tmpfs;
-use crate::plan::{At, Entry, Point, Tree, UpperPlan, Work, tmpfs_options};
+use crate::plan::{At, Copied, Entry, Point, Tree, UpperPlan, Work, tmpfs_options};
 use crate::prepare::PreparedRoot;
 
 /// How a place in somebody else's directory is found: links of that directory lead nowhere outside of the mount.
@@ -38,7 +38,8 @@ impl<'a> Emit<'a> {
     /// The part of the privileged parent.
     pub(crate) fn sources(mut self) -> (Program, Vec<Slot>) {
         let slots = self.root.trees.iter().map(|tree| {
-            self.p.at(Step::Sources, tree.source.path.to_string_lossy());
+            let shown = tree.copied().map(|copied| copied.source.path.to_string_lossy());
+            self.p.at(Step::Sources, shown.as_deref().unwrap_or("mqueue"));
             // The parent's mounts may be shared; the copy must not be, unless that is asked for.
             take(&mut self.p, tree, true)
         });
@@ -79,7 +80,12 @@ impl<'a> Emit<'a> {
 
     /// Whether the old mounts must go on receiving what happens on the host, for binds that follow it.
     fn follows_host(&self) -> bool {
-        self.passed.is_none() && self.root.trees.iter().any(|tree| tree.propagation == Propagation::Slave)
+        self.passed.is_none()
+            && self
+                .root
+                .trees
+                .iter()
+                .any(|tree| tree.copied().is_some_and(|copied| copied.propagation == Propagation::Slave))
     }
 
     /// A file system for names: attached below the new root, and gone with the old one.
@@ -98,7 +104,8 @@ impl<'a> Emit<'a> {
         }
         self.p.at(Step::Mounts, "scratch file system");
         let tmpfs = Tmpfs::new("/").mode(0o700).size(pages * 4096).inodes(inodes);
-        let mount = self.filesystem(c"tmpfs", &tmpfs_options(&tmpfs), MountFlags::NOSUID | MountFlags::NODEV);
+        let mount =
+            filesystem(&mut self.p, c"tmpfs", &tmpfs_options(&tmpfs), MountFlags::NOSUID | MountFlags::NODEV);
         self.p.move_mount_to(mount, c"/");
         self.scratch = Some(mount);
     }
@@ -107,7 +114,9 @@ impl<'a> Emit<'a> {
     fn entry(&mut self, entry: &Entry) -> Option<Fd> {
         let mount = match &entry.work {
             Work::Tree(index) => self.tree(*index),
-            Work::Filesystem { name, options, flags } => self.filesystem(name, options, *flags).into(),
+            Work::Filesystem { name, options, flags } => {
+                filesystem(&mut self.p, name, options, *flags).into()
+            }
             Work::Overlay { lower, upper, trusted, flags } => {
                 self.overlay(lower, upper, *trusted, *flags).into()
             }
@@ -212,26 +221,6 @@ impl<'a> Emit<'a> {
         }
     }
 
-    fn filesystem(
-        &mut self,
-        name: &CStr,
-        options: &[(&'static CStr, Option<CString>)],
-        flags: MountFlags,
-    ) -> Slot {
-        let p = &mut self.p;
-        let context = p.fsopen(name);
-        for (key, value) in options {
-            match value {
-                Some(value) => p.fsconfig(context, FsConfig::String(key, value)),
-                None => p.fsconfig(context, FsConfig::Flag(key)),
-            }
-        }
-        p.fsconfig(context, FsConfig::Create);
-        let mount = p.fsmount(context, flags.bits());
-        p.close(context);
-        mount
-    }
-
     fn overlay(&mut self, lower: &[usize], upper: &UpperPlan, trusted: bool, flags: MountFlags) -> Slot {
         let scratch = self.scratch.expect("overlays need the scratch file system");
         // The kernel takes layers by path only before 6.13. Mounted under names of our own making they are the very
@@ -246,8 +235,12 @@ impl<'a> Emit<'a> {
             UpperPlan::Tree(tree) => Some(self.layer(scratch, *tree)),
             UpperPlan::Memory { size, inodes, mode, owner } => {
                 let tmpfs = Tmpfs::new("/").mode(0o755).size(*size).inodes(*inodes);
-                let mount =
-                    self.filesystem(c"tmpfs", &tmpfs_options(&tmpfs), MountFlags::NOSUID | MountFlags::NODEV);
+                let mount = filesystem(
+                    &mut self.p,
+                    c"tmpfs",
+                    &tmpfs_options(&tmpfs),
+                    MountFlags::NOSUID | MountFlags::NODEV,
+                );
                 self.p.mkdirat(mount, c"work", 0o755);
                 self.p.mkdirat(mount, c"upper", *mode);
                 if let Some((uid, gid)) = *owner {
@@ -354,8 +347,36 @@ impl<'a> Emit<'a> {
     }
 }
 
-/// Copies a mount of the host: what is attached later is just what is compared here.
+/// Gets a mount for this process or its child.
 fn take(p: &mut Program, tree: &Tree, private: bool) -> Slot {
+    match tree {
+        Tree::Copy(copied) => copy(p, copied, private),
+        Tree::Queues(flags) => filesystem(p, c"mqueue", &[], *flags),
+    }
+}
+
+/// A new file system as a detached mount.
+fn filesystem(
+    p: &mut Program,
+    name: &CStr,
+    options: &[(&'static CStr, Option<CString>)],
+    flags: MountFlags,
+) -> Slot {
+    let context = p.fsopen(name);
+    for (key, value) in options {
+        match value {
+            Some(value) => p.fsconfig(context, FsConfig::String(key, value)),
+            None => p.fsconfig(context, FsConfig::Flag(key)),
+        }
+    }
+    p.fsconfig(context, FsConfig::Create);
+    let mount = p.fsmount(context, flags.bits());
+    p.close(context);
+    mount
+}
+
+/// Copies a mount of the host: what is attached later is just what is compared here.
+fn copy(p: &mut Program, tree: &Copied, private: bool) -> Slot {
     let mount = p.open_tree(&tree.source.path, tree.recursive);
     if tree.device {
         p.same_device(mount, tree.source.device.0, tree.source.device.1);

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::flags::{MountFlags, Propagation};
-use crate::plan::{Entry, Work};
+use crate::plan::{Entry, Tree, Work};
 use crate::prepare::PreparedRoot;
 
 /// A mount of a view that stands: its place, and what `/proc/PID/mountinfo` has to say of it.
@@ -36,7 +36,10 @@ impl PreparedRoot {
         let own = MountFlags::READ_ONLY | MountFlags::NOSUID | MountFlags::NODEV;
         let name = |name: &'static CStr| name.to_str().ok();
         let (flags, filesystem, tree) = match &entry.work {
-            Work::Tree(index) => (self.trees[*index].flags, None, Some(&self.trees[*index])),
+            Work::Tree(index) => match &self.trees[*index] {
+                Tree::Copy(copied) => (copied.flags, None, Some(copied)),
+                Tree::Queues(flags) => (*flags, Some("mqueue"), None),
+            },
             Work::Filesystem { name: kind, flags, .. } => (*flags, name(kind), None),
             Work::Overlay { flags, .. } => (*flags, Some("overlay"), None),
             // A file that covers another one is a mount; any other is made in a directory.

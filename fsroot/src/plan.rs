@@ -16,9 +16,17 @@ use crate::overlay::{Layers, Upper};
 use crate::root::{Base, Root};
 use crate::source::{Source, c_path, inside};
 
+/// A mount that the privileged parent of a process gets for it, where there is one.
+#[derive(Clone, Debug)]
+pub(crate) enum Tree {
+    Copy(Copied),
+    /// The message queues of the ipc namespace that who gets them is in.
+    Queues(MountFlags),
+}
+
 /// A mount that is copied from the host.
 #[derive(Clone, Debug)]
-pub(crate) struct Tree {
+pub(crate) struct Copied {
     pub(crate) source: Source,
     pub(crate) recursive: bool,
     /// Compared by device number, not by inode.
@@ -26,6 +34,15 @@ pub(crate) struct Tree {
     pub(crate) flags: MountFlags,
     pub(crate) propagation: Propagation,
     pub(crate) userns: Option<Arc<OwnedFd>>,
+}
+
+impl Tree {
+    pub(crate) fn copied(&self) -> Option<&Copied> {
+        match self {
+            Self::Copy(copied) => Some(copied),
+            Self::Queues(_) => None,
+        }
+    }
 }
 
 /// One step of building the view.
@@ -262,6 +279,10 @@ impl Planner {
                 self.kernel(target, filesystem(c"proc", options, it.flags))
             }
             Mount::Sysfs(it) => self.kernel(target, filesystem(c"sysfs", Vec::new(), it.flags)),
+            Mount::Mqueue(it) if it.by_parent => {
+                self.trees.push(Tree::Queues(it.flags));
+                self.kernel(target, Work::Tree(self.trees.len() - 1))
+            }
             Mount::Mqueue(it) => self.kernel(target, filesystem(c"mqueue", Vec::new(), it.flags)),
             Mount::Cgroup2(it) => self.kernel(target, filesystem(c"cgroup2", Vec::new(), it.flags)),
             Mount::Devpts(it) => {
@@ -359,14 +380,14 @@ impl Planner {
     }
 
     fn tree(&mut self, bind: &Bind, source: Source) -> usize {
-        self.trees.push(Tree {
+        self.trees.push(Tree::Copy(Copied {
             source,
             recursive: bind.recursive,
             device: bind.device.is_some(),
             flags: bind.flags,
             propagation: bind.propagation,
             userns: bind.userns.clone(),
-        });
+        }));
         self.trees.len() - 1
     }
 
