@@ -8,9 +8,10 @@ use std::os::fd::AsRawFd;
 
 use palisade_sys::{Fd, FsConfig, MountAttr, OpenHow, Program, Slot, Step};
 
+use crate::entry::{At, Copied, Entry, Point, Tree, UpperPlan, Work};
 use crate::flags::{MountFlags, Propagation};
 use crate::mount::Tmpfs;
-use crate::plan::{At, Copied, Entry, Point, Tree, UpperPlan, Work, tmpfs_options};
+use crate::plan::tmpfs_options;
 use crate::prepare::PreparedRoot;
 
 /// How a place in somebody else's directory is found: links of that directory lead nowhere outside of the mount.
@@ -72,10 +73,20 @@ impl<'a> Emit<'a> {
             }
             match entry.at {
                 At::Root => self.pivot(mount),
-                _ => self.p.close(mount),
+                _ => self.done_with(mount),
             }
         }
+        if let (Some(first), 1..) = (self.passed, root.trees.len()) {
+            self.p.close_range(first, first + root.trees.len() as i32 - 1);
+        }
         self.p
+    }
+
+    /// Closes a mount that this program opened. Those that were passed to it are closed together.
+    fn done_with(&mut self, mount: Fd) {
+        if !mount.is_number() {
+            self.p.close(mount);
+        }
     }
 
     /// Whether the old mounts must go on receiving what happens on the host, for binds that follow it.
@@ -140,7 +151,7 @@ impl<'a> Emit<'a> {
         if entry.holds || entry.sealed {
             return Some(mount);
         }
-        self.p.close(mount);
+        self.done_with(mount);
         None
     }
 
@@ -291,7 +302,7 @@ impl<'a> Emit<'a> {
         self.names += 1;
         self.p.mkdirat(scratch, &name, 0o700);
         self.p.move_mount_at(mount, scratch, &name);
-        self.p.close(mount);
+        self.done_with(mount);
         name
     }
 
@@ -343,7 +354,7 @@ impl<'a> Emit<'a> {
         if self.root.propagation != Propagation::Private {
             p.mount_propagation(c"/", libc::MS_REC | self.root.propagation.bits());
         }
-        p.close(root);
+        self.done_with(root);
     }
 }
 
@@ -434,77 +445,4 @@ fn short_name(n: usize) -> CString {
 fn join(parts: &[CString]) -> Option<CString> {
     let parts: Vec<_> = parts.iter().map(AsRef::as_ref).map(CStr::to_bytes).collect();
     (!parts.is_empty()).then(|| CString::new(parts.join(&b'/')).expect("components have no NUL"))
-}
-
-/// Masked and read-only paths of a view that stands.
-pub(crate) fn masks_program(root: &PreparedRoot) -> Program {
-    let mut p = Program::new();
-    if !root.hidden.is_empty() {
-        p.at(Step::Masks, "");
-        let context = p.fsopen(c"tmpfs");
-        for (key, value) in [(c"size", c"4096"), (c"nr_inodes", c"1"), (c"mode", c"555")] {
-            p.fsconfig(context, FsConfig::String(key, value));
-        }
-        p.fsconfig(context, FsConfig::Create);
-        let inert = MountFlags::READ_ONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-        let empty = p.fsmount(context, inert.bits());
-        p.close(context);
-        let null = p.openat2(Fd::CWD, c"/dev/null", quiet());
-        p.same_device(null, 1, 3);
-        for path in &root.hidden {
-            p.at(Step::Masks, path.to_string_lossy());
-            hide(&mut p, path, empty, null);
-        }
-        p.at(Step::Masks, "");
-        p.close(null);
-        p.close(empty);
-    }
-    for path in &root.read_only {
-        p.at(Step::Masks, path.to_string_lossy());
-        let over = p.forward();
-        let found = p.openat2(Fd::CWD, path, quiet());
-        p.jump_on(&[libc::ENOENT], over);
-        let copy = p.clone_tree(found, true);
-        let attr = MountAttr { set: libc::MOUNT_ATTR_RDONLY, ..MountAttr::default() };
-        p.mount_setattr(copy, true, attr);
-        p.move_mount(copy, found);
-        p.close(copy);
-        p.close(found);
-        p.land(over);
-    }
-    p
-}
-
-fn quiet() -> OpenHow {
-    let resolve = libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_NO_MAGICLINKS;
-    OpenHow { flags: libc::O_PATH, mode: 0, resolve }
-}
-
-fn hide(p: &mut Program, path: &CStr, empty: Slot, null: Slot) {
-    let (no_directory, first, over) = (p.forward(), p.forward(), p.forward());
-    let directory = p.openat2(Fd::CWD, path, OpenHow { flags: libc::O_PATH | libc::O_DIRECTORY, ..quiet() });
-    p.jump_on(&[libc::ENOENT, libc::ENOTDIR], no_directory);
-    // A mount that is not attached yet can't be copied before Linux 6.15: the first mask is the mount itself.
-    let copy = p.clone_tree(empty, false);
-    p.jump_on(&[libc::EINVAL], first);
-    p.move_mount(copy, directory);
-    p.close(copy);
-    p.close(directory);
-    p.getpid();
-    p.branch(over);
-    p.land(first);
-    p.move_mount(empty, directory);
-    p.close(directory);
-    p.getpid();
-    p.branch(over);
-    p.land(no_directory);
-    let file = p.openat2(Fd::CWD, path, quiet());
-    p.jump_on(&[libc::ENOENT], over);
-    let copy = p.clone_tree(null, false);
-    let inert = MountFlags::READ_ONLY | MountFlags::NOSUID | MountFlags::NOEXEC;
-    p.mount_setattr(copy, false, MountAttr { set: inert.bits(), ..MountAttr::default() });
-    p.move_mount(copy, file);
-    p.close(copy);
-    p.close(file);
-    p.land(over);
 }

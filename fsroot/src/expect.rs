@@ -4,8 +4,8 @@ use std::ffi::{CStr, OsStr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use crate::entry::{Entry, Tree, Work};
 use crate::flags::{MountFlags, Propagation};
-use crate::plan::{Entry, Tree, Work};
 use crate::prepare::PreparedRoot;
 
 /// A mount of a view that stands: its place, and what `/proc/PID/mountinfo` has to say of it.
@@ -58,7 +58,7 @@ impl PreparedRoot {
 
     /// The paths that are hidden where they exist: each is a mount.
     pub fn hidden(&self) -> impl Iterator<Item = &Path> {
-        self.hidden.iter().map(|path| Path::new(OsStr::from_bytes(path.to_bytes())))
+        self.hidden.iter().map(|hidden| Path::new(OsStr::from_bytes(hidden.path.to_bytes())))
     }
 
     /// The paths that are read-only where they exist: each is a mount.
