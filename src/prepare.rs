@@ -166,7 +166,7 @@ impl Prepared {
         })?;
         // A caller with privileges over the host may bind what its child, as somebody else, could not even look up, and
         // mount the queues of an ipc namespace over which its child has no power.
-        let more = identity.change || matches!(spec.ipc, Ipc::Of(..));
+        let more = identity.change || spec.joins.iter().any(|namespace| namespace.kind() == Namespace::Ipc);
         let by_parent = caller.privileged && new(Namespace::User) && more;
         let (root, view) = view::prepare(&spec, maps.as_ref(), &identity, by_parent)?;
 

@@ -234,13 +234,21 @@ fn a_busybox_root_is_enough() {
         fs::create_dir(root.join(sub)).unwrap();
     }
     fs::copy(busybox, root.join("bin/busybox")).unwrap();
-    for applet in ["sh", "id", "ps", "stat", "ls", "cat", "mount", "wc"] {
+    for applet in ["sh", "id", "ps", "stat", "ls", "cat", "mount", "wc", "chown"] {
         std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
     }
     fs::write(root.join("etc/passwd"), "root:x:0:0::/:/bin/sh\nwww:x:33:33::/:/bin/sh\n").unwrap();
     fs::write(root.join("etc/group"), "root:x:0:\nwww:x:33:\n").unwrap();
     let builder = Sandbox::builder().rootfs(root);
     let who = says(builder.clone().user(33, 33), "id -un; id -gn; stat -c %a:%U /bin/busybox");
+    // Root of a range, where there is one: the file's owner on disk is nobody that the range knows, or its root.
+    let range = || IdMap::new([IdRange::new(0, 300_000, 65_536).unwrap()]).unwrap();
+    if let Some(maps) = if is_root() { Some(Maps::new(range(), range())) } else { Maps::rootless().ok() } {
+        let builder = builder.clone().id_maps(maps).capabilities(capabilities());
+        let text =
+            says(builder, "id -un; : >/tmp/f; chown www /tmp/f; stat -c %U /tmp/f; stat -c %u /bin/busybox");
+        assert_eq!(text, format!("root\nwww\n{}\n", if is_root() { 65534 } else { 0 }));
+    }
     // An ordinary user stands for its own files; root's payload is somebody else.
     let owner = if is_root() { "UNKNOWN" } else { "www" };
     assert_eq!(who, format!("www\nwww\n755:{owner}\n"));
