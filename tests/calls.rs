@@ -20,7 +20,7 @@ const BUDGETS: [(&str, usize, usize); 7] = [
     ("P3", 130, 255),
     ("P4", 130, 260),
     ("P5", 130, 260),
-    ("default", 200, 520),
+    ("default", 200, 470),
 ];
 
 fn command(profile: &str, root: &Path) -> Command {
