@@ -19,6 +19,9 @@ const INSIDE: u64 = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS | libc::
 /// How the last component is found there: it is no link at all.
 const LAST: u64 = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_NO_XDEV;
 
+/// Where the old root goes in the scratch file system; names of layers are shorter.
+const OLD: &CStr = c"old";
+
 pub(crate) struct Emit<'a> {
     root: &'a PreparedRoot,
     /// Where detached mounts were passed on, if they were.
@@ -61,9 +64,6 @@ impl<'a> Emit<'a> {
             let mount = self.entry(entry);
             self.open.push(mount);
         }
-        if let Some(scratch) = self.scratch {
-            self.p.close(scratch);
-        }
         for (entry, mount) in root.entries.iter().zip(std::mem::take(&mut self.open)).rev() {
             let Some(mount) = mount else { continue };
             self.p.at(Step::Mounts, &entry.shown);
@@ -101,7 +101,7 @@ impl<'a> Emit<'a> {
 
     /// A file system for names: attached below the new root, and gone with the old one.
     fn scratch(&mut self) {
-        let mut inodes = 2;
+        let mut inodes = 3; // its root, the place of the old root, one to spare
         let mut pages = 1;
         for entry in &self.root.entries {
             match &entry.work {
@@ -344,12 +344,17 @@ impl<'a> Emit<'a> {
     fn pivot(&mut self, root: Fd) {
         let p = &mut self.p;
         p.at(Step::PivotRoot, "/");
+        if let Some(scratch) = self.scratch {
+            // It stands on the old root, and the new one on it. With the old root below a directory of it the two are
+            // detached at once: each time costs as much as all processors take to notice.
+            p.mkdirat(scratch, OLD, 0o700);
+            p.fchdir(scratch);
+            p.pivot_root(c".", OLD);
+            p.close(scratch);
+        }
         p.fchdir(root);
         p.pivot_root(c".", c".");
-        // The topmost mount of what is stacked here goes first: the scratch file system, which stands on the old root.
-        for _ in 0..1 + u8::from(self.scratch.is_some()) {
-            p.umount2(c".", libc::MNT_DETACH);
-        }
+        p.umount2(c".", libc::MNT_DETACH);
         p.chdir(c"/");
         if self.root.propagation != Propagation::Private {
             p.mount_propagation(c"/", libc::MS_REC | self.root.propagation.bits());

@@ -372,7 +372,7 @@ fn masks_of_what_is_not_known_before() {
     for file in ["etc/one/secret", "etc/two/secret", "etc/closed/secret", "etc/file"] {
         fs::write(dir.path().join(file), "x").unwrap();
     }
-    fs::set_permissions(dir.path().join("etc/closed"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(dir.path().join("etc/closed"), fs::Permissions::from_mode(0o000)).unwrap();
     let hidden = ["/etc/missing", "/etc/file", "/etc/one", "/etc/two", "/etc/closed", "/proc/version"];
     for first in 0..hidden.len() {
         let mut order = hidden;
