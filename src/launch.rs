@@ -163,7 +163,8 @@ fn perform(plan: Plan, way: Option<&Way>, bench: &mut Bench, watch: &Arc<Watch>)
     let prepare = |call: &'static str| move |error: io::Error| Error::call(Step::Prepare, call, &error);
 
     let cgroup = step(Step::Cgroup, || plan.make_cgroup(bench))?;
-    let trees = step(Step::Sources, || take_trees(&plan))?;
+    // Where the child will be: queues are those of the ipc namespace.
+    let trees = step(Step::Sources, || joined(&plan.joins, || take_trees(&plan)))?;
     let [stdin, stdout, stderr] = open_streams(&plan)?;
     let (control, theirs) = control_sockets()?;
     let (image, name) = plan.stage_image(way);

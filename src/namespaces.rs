@@ -20,8 +20,8 @@ pub enum Ipc {
     /// A namespace of its own, which others may join, and a directory of the host (in memory, best) as `/dev/shm`,
     /// which they can be given too.
     Shareable(PathBuf),
-    /// The namespace of another sandbox, and the directory that is `/dev/shm` there. `/dev/mqueue` is not mounted; the
-    /// queues are there by their names.
+    /// The namespace of another sandbox, and the directory that is `/dev/shm` there. `/dev/mqueue` shows its queues: the
+    /// host program mounts it, which has the power over that namespace that the payload has not.
     Of(AnyNs, PathBuf),
     /// The host program's: its namespace, `/dev/shm` and `/dev/mqueue`.
     Host,
@@ -38,12 +38,22 @@ impl Ipc {
         Self::Of(namespace.into(), shm.as_ref().to_owned())
     }
 
+    /// The directory of the host that is `/dev/shm`.
+    pub(crate) fn shm(&self) -> Option<PathBuf> {
+        match self {
+            Self::Private | Self::WithoutShm => None,
+            Self::Shareable(shm) | Self::Of(_, shm) => Some(shm.clone()),
+            Self::Host => Some("/dev/shm".into()),
+        }
+    }
+
     /// A `/dev` that fits.
     pub(crate) fn dress(&self, dev: Dev) -> Dev {
         match self {
             Self::Private => dev,
             Self::WithoutShm => dev.no_shm(),
-            Self::Shareable(shm) | Self::Of(_, shm) => dev.shm_from(shm),
+            Self::Shareable(shm) => dev.shm_from(shm),
+            Self::Of(_, shm) => dev.shm_from(shm).mqueue_by_parent(),
             Self::Host => dev.shm_from("/dev/shm").mqueue_from("/dev/mqueue"),
         }
     }

@@ -2,8 +2,10 @@
 
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd};
+use std::path::{Path, PathBuf};
 
 use palisade_creds::{Capability, Gid, Maps, PreparedMaps, Uid};
+use palisade_fsroot::Dev;
 use palisade_ns::{AnyNs, Namespace, Namespaces, Shared, loopback_up};
 use palisade_sys::{FD_CONTROL, FD_PASSED, Fd, Program, Step};
 
@@ -20,7 +22,8 @@ use crate::spawner::{self, Thread};
 ///
 /// One user namespace for all is the rule: joining another namespace takes capabilities in its owner, and what is shared
 /// has owners, whose numbers must mean the same to each member. Members have their own view, processes (unless the pod
-/// has a pid namespace), filter, limits and capabilities.
+/// has a pid namespace), filter, limits and capabilities. With an ipc namespace they have its queues at `/dev/mqueue`, and
+/// [`/dev/shm`](Self::shm) in common if the pod is given one.
 ///
 /// ```no_run
 /// use palisade::{Pod, Sandbox, ns::Namespace};
@@ -35,6 +38,8 @@ pub struct Pod {
     /// The user namespace first: it is joined first.
     pub(crate) namespaces: Vec<AnyNs>,
     pub(crate) maps: Maps,
+    /// The directory that is `/dev/shm` of each member.
+    pub(crate) shm: Option<PathBuf>,
 }
 
 impl Pod {
@@ -91,7 +96,8 @@ impl Pod {
     }
 
     /// Those of these kinds of a running sandbox, whose user namespace they belong to. With its pid namespace, members
-    /// see its processes, and end when its first one does.
+    /// see its processes, and end when its first one does. With its ipc namespace they have its `/dev/shm`, if that is
+    /// [a directory](crate::Ipc::Shareable).
     ///
     /// # Errors
     /// [`ErrorKind::InvalidSpec`] if it has no user namespace of its own, or shares one of these kinds with the host.
@@ -104,13 +110,30 @@ impl Pod {
             return Err(Error::invalid("pod: the sandbox has no user namespace of its own, and no id maps"));
         };
         let shared = Shared::of_process(child.pidfd(), kinds.with(Namespace::User)).map_err(of_ns)?;
-        Ok(Self::from_shared(&shared, maps))
+        let pod = Self::from_shared(&shared, maps);
+        Ok(match child.shm().filter(|_| pod.shares(Namespace::Ipc)) {
+            Some(directory) => pod.shm(directory),
+            None => pod,
+        })
     }
 
     fn from_shared(shared: &Shared, maps: Maps) -> Self {
         let mut namespaces = vec![AnyNs::from(shared.user())];
         namespaces.extend(shared.namespaces().iter().cloned());
-        Self { namespaces, maps }
+        Self { namespaces, maps, shm: None }
+    }
+
+    /// Members share POSIX shared memory too, whose objects are files: this directory of the host (in memory, best) is
+    /// `/dev/shm` of each. Without it each member has its own. A pod with an ipc namespace only.
+    pub fn shm(mut self, directory: impl AsRef<Path>) -> Self {
+        self.shm = Some(directory.as_ref().to_owned());
+        self
+    }
+
+    /// A member's `/dev`, where the pod has an ipc namespace: with its queues, over which the members' set-up has power.
+    pub(crate) fn dress(&self, dev: Dev) -> Dev {
+        let dev = dev.mqueue();
+        self.shm.iter().fold(dev, Dev::shm_from)
     }
 
     /// Its namespaces, the user namespace first.

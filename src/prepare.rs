@@ -1,6 +1,7 @@
 //! What `build` makes of a specification: everything that all spawns of a sandbox share.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use palisade_cgroup::{Cgroup, DeviceRules, Limits};
@@ -71,6 +72,8 @@ pub(crate) struct Prepared {
     pub(crate) sysctls: Vec<(String, String)>,
     /// An optional label that is not to be had here.
     pub(crate) label_missing: Option<String>,
+    /// The directory of the host that is its `/dev/shm`, if it is one.
+    pub(crate) shm: Option<PathBuf>,
     /// What the mount table has to say of the view.
     pub(crate) placed: enforced::View,
     /// Restrictions are read back.
@@ -166,8 +169,10 @@ impl Prepared {
             let errno = error.errno();
             Error::from_source(ErrorKind::Setup, Step::IdMaps, error, errno)
         })?;
-        // A caller with privileges over the host may bind what its child, as somebody else, could not even look up.
-        let by_parent = caller.privileged && new(Namespace::User) && identity.change;
+        // A caller with privileges over the host may bind what its child, as somebody else, could not even look up, and
+        // mount the queues of an ipc namespace over which its child has no power.
+        let more = identity.change || spec.joins.iter().any(|namespace| namespace.kind() == Namespace::Ipc);
+        let by_parent = caller.privileged && new(Namespace::User) && more;
         let (root, view) = view::prepare(&spec, maps.as_ref(), &identity, by_parent)?;
 
         let mut setup = credentials.needs() | spec.capabilities;
@@ -220,6 +225,7 @@ impl Prepared {
             init: spec.init,
             masks: root.as_ref().map(PreparedRoot::masks).unwrap_or_default(),
             lock,
+            shm: shared_shm(&spec),
             placed: root.as_ref().map(enforced::View::of).unwrap_or_default(),
             verify: spec.verify,
             root,
@@ -279,6 +285,12 @@ fn take_maps_of_pod(spec: &mut Spec, conflicts: &mut Conflicts) {
     }
     if spec.namespaces.contains(Namespace::Time) {
         conflicts.add("pod: a member can't have clocks of its own");
+    }
+    if pod.shares(Namespace::Ipc) && !matches!(spec.ipc, Ipc::Private) {
+        conflicts.add("ipc: the namespace is the pod's: Pod::shm says what /dev/shm is");
+    }
+    if pod.shm.is_some() && !pod.shares(Namespace::Ipc) {
+        conflicts.add("pod: it has a /dev/shm, and no ipc namespace: make it with one");
     }
     spec.maps = Some(pod.maps.clone());
     let single = pod.maps.uid().as_single::<Uid>().zip(pod.maps.gid().as_single::<Gid>());
@@ -475,6 +487,14 @@ fn check_limits(spec: &Spec, caller: &Caller, conflicts: &mut Conflicts) {
     }
 }
 
+/// The directory of the host that is `/dev/shm` for the payload, and for those with whom it shares that.
+fn shared_shm(spec: &Spec) -> Option<PathBuf> {
+    match &spec.pod {
+        Some(pod) if pod.shares(Namespace::Ipc) => pod.shm.clone(),
+        _ => spec.ipc.shm(),
+    }
+}
+
 /// Whether the payload may make files that are there for others of the host.
 fn writes_to_host(spec: &Spec) -> bool {
     let root = match &spec.root {
@@ -482,8 +502,7 @@ fn writes_to_host(spec: &Spec) -> bool {
         View::Own(root) => root.writes_to_host(),
         View::Host(_) => false,
     };
-    let shm = matches!(spec.ipc, Ipc::Host | Ipc::Shareable(..) | Ipc::Of(..));
-    root || shm || spec.mounts.iter().any(Mount::writes_to_host)
+    root || shared_shm(spec).is_some() || spec.mounts.iter().any(Mount::writes_to_host)
 }
 
 fn compile(spec: &Spec, conflicts: &mut Conflicts) -> Option<Filter> {

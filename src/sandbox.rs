@@ -339,8 +339,9 @@ impl SandboxBuilder {
     /// Joins a namespace of somebody else (ipc, uts, net, pid or cgroup), in place of a new one of that kind.
     ///
     /// Needs `CAP_SYS_ADMIN` over that namespace. The payload has no power over it, whatever capabilities it has in a
-    /// user namespace of its own: `/proc` of a pid namespace, `/dev/mqueue` of an ipc namespace and `/sys` of a network
-    /// namespace can be mounted only where the user namespace is the one that owns it.
+    /// user namespace of its own: `/proc` of a pid namespace and `/sys` of a network namespace can be mounted only where the
+    /// user namespace is the one that owns it. The queues of an ipc namespace the host program can mount for it:
+    /// [`Mqueue::by_parent`](palisade_fsroot::Mqueue::by_parent), and [`Ipc::Of`] by itself.
     ///
     /// What the payload leaves running in a joined pid namespace ends with that namespace, not with the payload.
     pub fn join(mut self, namespace: impl Into<AnyNs>) -> Self {

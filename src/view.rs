@@ -80,7 +80,10 @@ fn view(spec: &Spec, mounts: Vec<Mount>, identity: &Identity) -> Option<Root> {
     };
     let mounts = mounts.into_iter().chain(names.into_iter().flat_map(Etc::mounts));
     let mut root = mounts.fold(root, Root::mount).change_dev(|dev| {
-        let dev = spec.ipc.dress(dev);
+        let dev = match &spec.pod {
+            Some(pod) if pod.shares(Namespace::Ipc) => pod.dress(dev),
+            _ => spec.ipc.dress(dev),
+        };
         spec.devices.iter().fold(dev, Dev::device)
     });
     if let Some(masks) = &spec.masks {

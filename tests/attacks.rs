@@ -136,3 +136,51 @@ fn a16_the_console_that_a_root_brings_is_not_used() {
     assert!(text.contains("heard") && text.contains("/dev/pts/0"), "{text}");
     assert_eq!(std::fs::read_to_string(&canary).unwrap(), "untouched");
 }
+
+/// A38: a socket of the host in the view, read-only as it is, hands over a directory of the host. The root cannot hold what
+/// is opened from there; Landlock does, which asks where a file is and not how it was come by.
+#[test]
+fn a38_what_is_below_a_directory_that_was_passed_in_is_closed_by_landlock() {
+    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+    use palisade::secfilter::landlock::{FsAccess, Landlock};
+    use std::io::IoSlice;
+    use std::os::fd::AsRawFd;
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::UnixListener;
+    if !std::path::Path::new("/usr/bin/python3").exists() {
+        skip!("python3 is not in the host's /usr", needs = "tool");
+    }
+    if Landlock::abi().unwrap() < 1 {
+        skip!("this kernel has no Landlock", needs = "landlock");
+    }
+    let (made, given) = (palisade_testkit::temp_dir(), palisade_testkit::temp_dir());
+    std::fs::write(given.path().join("canary"), "of host").unwrap();
+    let open = |path: &std::path::Path| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).unwrap();
+    };
+    let socket = made.path().join("socket");
+    let listener = UnixListener::bind(&socket).unwrap();
+    [made.path(), given.path(), &socket].into_iter().for_each(open);
+    let script = "
+import os, socket
+server = socket.socket(socket.AF_UNIX)
+server.connect('/in/socket')
+directory = socket.recv_fds(server, 1, 1)[1][0]
+try: print(os.read(os.open('canary', os.O_RDONLY, dir_fd=directory), 9))
+except PermissionError: print('denied')";
+    let ask = |builder: SandboxBuilder| {
+        std::thread::scope(|scope| {
+            let asked = scope.spawn(|| says(builder.bind_ro(made.path(), "/in"), "/usr/bin/python3", script));
+            let (stream, _) = listener.accept().unwrap();
+            let directory = std::fs::File::open(given.path()).unwrap();
+            let rights = [directory.as_raw_fd()];
+            let message = [ControlMessage::ScmRights(&rights)];
+            sendmsg::<()>(stream.as_raw_fd(), &[IoSlice::new(b"x")], &message, MsgFlags::empty(), None)
+                .unwrap();
+            asked.join().unwrap()
+        })
+    };
+    assert_eq!(ask(Sandbox::builder()), "b'of host'\n", "what is passed in is passed in");
+    let rules = Landlock::new().path("/usr", FsAccess::EXECUTE | FsAccess::READ_FILE | FsAccess::READ_DIR);
+    assert_eq!(ask(Sandbox::builder().landlock(rules)), "denied\n");
+}

@@ -11,7 +11,7 @@ const BUDGETS: [calls::Budget; 8] = [
     ("P4", 130, 260),
     ("P5", 130, 260),
     ("P6", 140, 260),
-    ("default", 200, 520),
+    ("default", 200, 470),
 ];
 
 #[test]

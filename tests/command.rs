@@ -32,6 +32,7 @@ fn the_simplest_use_works() {
     assert!(out.status.usage().unwrap().max_rss > 0);
 }
 
+/// A42: no code of a payload's is taken for a failure of the set-up.
 #[test]
 fn exit_codes_are_the_payloads_own() {
     let sandbox = sandbox();
@@ -62,6 +63,7 @@ fn a_program_that_is_not_there_is_an_error_of_spawn() {
     assert!(error.hint().unwrap().contains("bind_ro"), "{error}");
 }
 
+/// A40: neither the host program's PATH nor a directory that is only named relatively says what runs.
 #[test]
 fn a_name_is_looked_up_in_the_payloads_path() {
     let sandbox = sandbox();
@@ -79,6 +81,7 @@ fn a_name_is_looked_up_in_the_payloads_path() {
     assert_eq!(error.object(), Some("passwd"));
 }
 
+/// A39: a missing interpreter, an empty file, a directory, no permission: none of them goes to a shell.
 #[test]
 fn what_is_no_program_is_an_error_without_a_shell() {
     let dir = tempfile::tempdir().unwrap();
@@ -182,6 +185,7 @@ fn a_session_is_new_unless_asked() {
     assert!(says(sh(&sandbox, ids).session(Session::Inherit)).starts_with("0 0 "));
 }
 
+/// A113: NULs, values that contradict each other, and what is too long are errors before anything runs.
 #[test]
 fn bad_values_are_errors_that_name_them() {
     let sandbox = sandbox();

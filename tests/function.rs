@@ -81,6 +81,7 @@ fn it_runs_inside_with_its_own_status() {
     assert!(said(&run(&init, "pid")).ends_with('2'));
 }
 
+/// A36: the payload writes to its own program, which is the host program's (CVE-2019-5736).
 #[test]
 fn the_programs_file_cannot_be_written_and_no_descriptor_stays() {
     let sandbox = Sandbox::new().unwrap();

@@ -15,7 +15,7 @@ mod common;
 #[path = "common/alloc/sys.rs"]
 mod alloc;
 
-/// 64 threads, 200 spawns each, while others allocate and hold locks. Every allocation of a child would abort it (see
+/// A33, A101: 64 threads, 200 spawns each, while others allocate and hold locks. Every allocation of a child would abort it (see
 /// `common/alloc`), and every descriptor above the declared ones would be seen.
 #[test]
 fn stress_sixty_four_threads_spawn_under_memory_pressure() {
@@ -70,6 +70,7 @@ fn stress_sixty_four_threads_spawn_under_memory_pressure() {
 #[global_allocator]
 static ALLOCATOR: alloc::Watchful = alloc::Watchful;
 
+/// A34: numbers 0 to 2 are free when the library opens its own.
 #[test]
 fn closed_standard_streams_are_filled() {
     in_child(|| {

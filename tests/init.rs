@@ -142,7 +142,7 @@ fn kill_and_timeout_reach_through_it() {
     assert_eq!(out.status.cause(), ExitCause::OutputLimit);
 }
 
-/// 1,000 orphans by double forks: none stays a zombie, and the status is that of the payload.
+/// A94: 1,000 orphans by double forks: none stays a zombie, and the status is that of the payload.
 #[test]
 fn a_thousand_orphans_leave_no_zombie() {
     let script = "

@@ -4,10 +4,10 @@
 use std::io::Read;
 
 use palisade::creds::{Capability, CapabilitySet, IdMap, IdRange, Maps};
-use palisade::fsroot::Mqueue;
+use palisade::fsroot::{Dev, Mqueue};
 use palisade::ns::{Namespace, Namespaces};
-use palisade::{Child, Pod, Sandbox, SandboxBuilder, Stdio};
-use palisade_testkit::{Snapshot, is_root, skip};
+use palisade::{Child, Ipc, Pod, Sandbox, SandboxBuilder, Stdio};
+use palisade_testkit::{Snapshot, is_root, skip, temp_dir};
 
 fn says(builder: SandboxBuilder, script: &str) -> String {
     let out = builder.build().unwrap().command("/bin/sh").arg("-c").arg(script).output().unwrap();
@@ -56,6 +56,43 @@ fn members_share_what_the_pod_has_and_nothing_else() {
     child.wait().unwrap();
     drop((child, pod));
     before.assert_unchanged();
+}
+
+/// POSIX message queues and shared memory are files, and go with the ipc namespace: to the members, and to nobody else.
+#[test]
+fn queues_and_shared_memory_follow_the_ipc_namespace_of_a_pod() {
+    let shm = temp_dir();
+    std::fs::set_permissions(shm.path(), std::os::unix::fs::PermissionsExt::from_mode(0o1777)).unwrap();
+    let make = ": >/dev/mqueue/queue && echo kept >/dev/shm/memory";
+    let look = "ls /dev/mqueue; cat /dev/shm/memory";
+    let pod = Pod::new(Namespace::Ipc).unwrap().shm(shm.path());
+    says(Sandbox::builder().pod(&pod), make);
+    assert_eq!(says(Sandbox::builder().pod(&pod), look), "queue\nkept\n");
+    // Without a directory /dev/shm is each member's own.
+    let apart = Pod::new(Namespace::Ipc).unwrap();
+    says(Sandbox::builder().pod(&apart), make);
+    assert_eq!(
+        says(Sandbox::builder().pod(&apart), "ls /dev/mqueue /dev/shm"),
+        "/dev/mqueue:\nqueue\n\n/dev/shm:\n"
+    );
+    std::fs::remove_file(shm.path().join("memory")).unwrap();
+    // A sandbox that lends its ipc namespace lends the directory with it.
+    let donor = stays(
+        Sandbox::builder()
+            .host_view(|view| view.dev(Dev::new("/dev").mqueue()))
+            .ipc(Ipc::shareable(shm.path())),
+        make,
+    );
+    let lent = Pod::of(&donor, Namespace::Ipc).unwrap();
+    assert_eq!(says(Sandbox::builder().pod(&lent), look), "queue\nkept\n");
+    for (builder, word) in [
+        (Sandbox::builder().ipc(Ipc::WithoutShm).pod(&pod), "Pod::shm"),
+        (Sandbox::builder().pod(&Pod::new(Namespace::Uts).unwrap().shm(shm.path())), "no ipc namespace"),
+    ] {
+        let error = builder.build().unwrap_err().to_string();
+        assert!(error.contains(word), "{word}: {error}");
+    }
+    std::fs::remove_file(shm.path().join("memory")).unwrap();
 }
 
 /// Labs 27 and 35: the second container joins what the first one has, its processes too.

@@ -256,6 +256,77 @@ fn the_tree_names_no_machine_and_no_registry() {
     none("paths and hosts of one machine", breaches);
 }
 
+/// The numbers of attacks in a text: `A01` in prose, `a01_` in the name of a function.
+fn attacks_in(text: &str) -> BTreeSet<u32> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let parts = words.flat_map(|word| {
+        let first = word.chars().next();
+        // Of a name, each part; of prose, the whole word.
+        let name = first == Some('a') && word.contains('_');
+        let parts: Vec<&str> = if name { word.split('_').collect() } else { vec![word] };
+        parts.into_iter().filter_map(move |part| part.strip_prefix(if name { 'a' } else { 'A' }))
+    });
+    parts.filter(|digits| (2..=3).contains(&digits.len())).filter_map(|digits| digits.parse().ok()).collect()
+}
+
+/// docs/attacks.md is the list of what the numbers stand for: each has one row, and what it names is there.
+#[test]
+fn attacks_have_a_row_and_their_tests_exist() {
+    let files = files();
+    let mut breaches = Vec::new();
+    let mut rows = BTreeSet::new();
+    let mut last = 0;
+    for row in read("docs/attacks.md").lines().filter(|line| line.starts_with("| A")) {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        let [number, tried, tests] = cells[..] else {
+            breaches.push(format!("not of three cells: {row}"));
+            continue;
+        };
+        let n: u32 = number.strip_prefix('A').and_then(|n| n.parse().ok()).unwrap_or(0);
+        if n <= last || tried.is_empty() {
+            breaches.push(format!("{number}: out of order, twice, or without words"));
+        }
+        last = n;
+        rows.insert(n);
+        let mut named = 0;
+        for part in tests.split(';') {
+            let mut quoted = part.split('`').skip(1).step_by(2);
+            let path = quoted.next().unwrap_or_default();
+            let Some(file) = files.iter().find(|file| file.path == path) else {
+                breaches.push(format!("{number}: there is no file {path:?}"));
+                continue;
+            };
+            for name in quoted {
+                named += 1;
+                if !file.text.contains(&format!("fn {name}(")) {
+                    breaches.push(format!("{number}: {path} has no test {name}"));
+                }
+            }
+        }
+        if named == 0 && !tests.starts_with("none: ") {
+            breaches.push(format!("{number}: neither a test nor 'none: ' and why"));
+        }
+    }
+    assert!(rows.len() > 80, "only {} rows were read", rows.len());
+    let tests = files.iter().filter(|file| {
+        let test = file.path.contains("tests/") || file.text.contains("#[cfg(test)]");
+        file.path.ends_with(".rs") && test && file.path != "tests/tidy.rs"
+    });
+    for file in tests {
+        for n in attacks_in(&file.text).difference(&rows) {
+            breaches.push(format!("{}: A{n:02} has no row", file.path));
+        }
+    }
+    none("docs/attacks.md and the tests that it lists", breaches);
+}
+
+#[test]
+fn numbers_of_attacks_are_found() {
+    let found =
+        attacks_in("/// A01, A117: x (A9)\nfn a22_a23_the_a_b() { let a5 = AT_1; } // CA12, A1234 fa44_x");
+    assert_eq!(found, BTreeSet::from([1, 22, 23, 117]));
+}
+
 #[test]
 fn every_fuzz_target_is_listed() {
     let manifest = read("fuzz/Cargo.toml");

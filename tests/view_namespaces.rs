@@ -3,9 +3,11 @@
 
 use std::time::Duration;
 
+use palisade::creds::{Capability, CapabilitySet};
+use palisade::fsroot::Dev;
 use palisade::ns::{AnyNs, ClockOffset, Namespace, Shared, TimeOffsets, Unshare};
 use palisade::{Ipc, Sandbox, SandboxBuilder};
-use palisade_testkit::{is_root, skip, temp_dir};
+use palisade_testkit::{Snapshot, is_root, skip, temp_dir};
 
 fn says(builder: SandboxBuilder, script: &str) -> String {
     let out = builder.build().unwrap().command("/bin/sh").arg("-c").arg(script).output().unwrap();
@@ -119,8 +121,13 @@ fn an_ipc_namespace_of_two() {
     }
     let shm = temp_dir();
     std::fs::set_permissions(shm.path(), std::os::unix::fs::PermissionsExt::from_mode(0o1777)).unwrap();
-    let donor = Sandbox::builder().ipc(Ipc::shareable(shm.path())).build().unwrap();
-    let script = "ipcmk -M 2000 -p 666 >/dev/null && echo here >/dev/shm/file && chmod 666 /dev/shm/file && echo ready && exec sleep 100";
+    let donor = Sandbox::builder()
+        .host_view(|view| view.dev(Dev::new("/dev").mqueue()))
+        .ipc(Ipc::shareable(shm.path()))
+        .build()
+        .unwrap();
+    let script = "ipcmk -M 2000 -p 666 >/dev/null && echo here >/dev/shm/file && chmod 666 /dev/shm/file && \
+                  : >/dev/mqueue/donors && echo ready && exec sleep 100";
     let mut command = donor.command("/bin/sh");
     let mut child = command.arg("-c").arg(script).stdout(palisade::Stdio::piped()).spawn().unwrap();
     let mut ready = [0; 6];
@@ -132,5 +139,22 @@ fn an_ipc_namespace_of_two() {
     assert!(text.starts_with(&format!("1\nhere\n{namespace}\n")), "{text}");
     let stranger = says(Sandbox::builder(), "ipcs -m | grep -c 2000; ls /dev/shm; true");
     assert_eq!(stranger, "0\n");
+    // The queues are the same: in a user namespace without power over them, with a locked view, and in the host's.
+    let queues = "grep ' /dev/mqueue ' /proc/self/mountinfo | cut -d' ' -f6; ls /dev/mqueue";
+    let joiner = || Sandbox::builder().ipc(Ipc::of(namespace.clone(), shm.path()));
+    let admin = CapabilitySet::EMPTY.with(Capability::SysAdmin);
+    for (number, builder) in
+        [joiner(), joiner().capabilities(admin), joiner().share(Namespace::User)].into_iter().enumerate()
+    {
+        let text = says(builder, &format!(": >/dev/mqueue/joiners-{number}; {queues}"));
+        let all: String = (0..=number).map(|number| format!("joiners-{number}\n")).collect();
+        assert_eq!(text, format!("rw,nosuid,nodev,noexec,relatime\ndonors\n{all}"));
+    }
+    let seen_by_donor = std::fs::read_dir(format!("/proc/{}/root/dev/mqueue", child.id())).unwrap();
+    assert_eq!(seen_by_donor.count(), 4);
+    // What the host program mounts for its child does not stay with it.
+    let before = Snapshot::take();
+    says(joiner(), "true");
+    before.assert_unchanged();
     child.kill().unwrap();
 }

@@ -50,7 +50,7 @@ enum Shm {
 #[derive(Clone, Debug)]
 enum Queues {
     None,
-    Own,
+    Own { by_parent: bool },
     Directory(PathBuf),
 }
 
@@ -108,7 +108,13 @@ impl Dev {
 
     /// Message queues at `/dev/mqueue`: only with an ipc namespace of the same user namespace.
     pub fn mqueue(mut self) -> Self {
-        self.mqueue = Queues::Own;
+        self.mqueue = Queues::Own { by_parent: false };
+        self
+    }
+
+    /// Message queues at `/dev/mqueue`, of an ipc namespace of another user namespace: see [`Mqueue::by_parent`].
+    pub fn mqueue_by_parent(mut self) -> Self {
+        self.mqueue = Queues::Own { by_parent: true };
         self
     }
 
@@ -152,7 +158,10 @@ impl Dev {
             Shm::None => {}
         }
         match &self.mqueue {
-            Queues::Own => parts.push(Mqueue::new(at("mqueue")).into()),
+            Queues::Own { by_parent } => {
+                let queues = Mqueue { by_parent: *by_parent, ..Mqueue::new(at("mqueue")) };
+                parts.push(queues.into());
+            }
             Queues::Directory(path) => {
                 let bind = Bind::new(path, at("mqueue")).with(MountFlags::NOEXEC);
                 parts.push(bind.not_recursive().optional().into());

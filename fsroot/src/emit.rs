@@ -8,15 +8,19 @@ use std::os::fd::AsRawFd;
 
 use palisade_sys::{Fd, FsConfig, MountAttr, OpenHow, Program, Slot, Step};
 
+use crate::entry::{At, Copied, Entry, Point, Tree, UpperPlan, Work};
 use crate::flags::{MountFlags, Propagation};
 use crate::mount::Tmpfs;
-use crate::plan::{At, Entry, Point, Tree, UpperPlan, Work, tmpfs_options};
+use crate::plan::tmpfs_options;
 use crate::prepare::PreparedRoot;
 
 /// How a place in somebody else's directory is found: links of that directory lead nowhere outside of the mount.
 const INSIDE: u64 = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS | libc::RESOLVE_NO_XDEV;
 /// How the last component is found there: it is no link at all.
 const LAST: u64 = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_NO_XDEV;
+
+/// Where the old root goes in the scratch file system; names of layers are shorter.
+const OLD: &CStr = c"old";
 
 pub(crate) struct Emit<'a> {
     root: &'a PreparedRoot,
@@ -38,7 +42,8 @@ impl<'a> Emit<'a> {
     /// The part of the privileged parent.
     pub(crate) fn sources(mut self) -> (Program, Vec<Slot>) {
         let slots = self.root.trees.iter().map(|tree| {
-            self.p.at(Step::Sources, tree.source.path.to_string_lossy());
+            let shown = tree.copied().map(|copied| copied.source.path.to_string_lossy());
+            self.p.at(Step::Sources, shown.as_deref().unwrap_or("mqueue"));
             // The parent's mounts may be shared; the copy must not be, unless that is asked for.
             take(&mut self.p, tree, true)
         });
@@ -59,9 +64,6 @@ impl<'a> Emit<'a> {
             let mount = self.entry(entry);
             self.open.push(mount);
         }
-        if let Some(scratch) = self.scratch {
-            self.p.close(scratch);
-        }
         for (entry, mount) in root.entries.iter().zip(std::mem::take(&mut self.open)).rev() {
             let Some(mount) = mount else { continue };
             self.p.at(Step::Mounts, &entry.shown);
@@ -71,20 +73,35 @@ impl<'a> Emit<'a> {
             }
             match entry.at {
                 At::Root => self.pivot(mount),
-                _ => self.p.close(mount),
+                _ => self.done_with(mount),
             }
+        }
+        if let (Some(first), 1..) = (self.passed, root.trees.len()) {
+            self.p.close_range(first, first + root.trees.len() as i32 - 1);
         }
         self.p
     }
 
+    /// Closes a mount that this program opened. Those that were passed to it are closed together.
+    fn done_with(&mut self, mount: Fd) {
+        if !mount.is_number() {
+            self.p.close(mount);
+        }
+    }
+
     /// Whether the old mounts must go on receiving what happens on the host, for binds that follow it.
     fn follows_host(&self) -> bool {
-        self.passed.is_none() && self.root.trees.iter().any(|tree| tree.propagation == Propagation::Slave)
+        self.passed.is_none()
+            && self
+                .root
+                .trees
+                .iter()
+                .any(|tree| tree.copied().is_some_and(|copied| copied.propagation == Propagation::Slave))
     }
 
     /// A file system for names: attached below the new root, and gone with the old one.
     fn scratch(&mut self) {
-        let mut inodes = 2;
+        let mut inodes = 3; // its root, the place of the old root, one to spare
         let mut pages = 1;
         for entry in &self.root.entries {
             match &entry.work {
@@ -98,7 +115,8 @@ impl<'a> Emit<'a> {
         }
         self.p.at(Step::Mounts, "scratch file system");
         let tmpfs = Tmpfs::new("/").mode(0o700).size(pages * 4096).inodes(inodes);
-        let mount = self.filesystem(c"tmpfs", &tmpfs_options(&tmpfs), MountFlags::NOSUID | MountFlags::NODEV);
+        let mount =
+            filesystem(&mut self.p, c"tmpfs", &tmpfs_options(&tmpfs), MountFlags::NOSUID | MountFlags::NODEV);
         self.p.move_mount_to(mount, c"/");
         self.scratch = Some(mount);
     }
@@ -107,7 +125,9 @@ impl<'a> Emit<'a> {
     fn entry(&mut self, entry: &Entry) -> Option<Fd> {
         let mount = match &entry.work {
             Work::Tree(index) => self.tree(*index),
-            Work::Filesystem { name, options, flags } => self.filesystem(name, options, *flags).into(),
+            Work::Filesystem { name, options, flags } => {
+                filesystem(&mut self.p, name, options, *flags).into()
+            }
             Work::Overlay { lower, upper, trusted, flags } => {
                 self.overlay(lower, upper, *trusted, *flags).into()
             }
@@ -131,7 +151,7 @@ impl<'a> Emit<'a> {
         if entry.holds || entry.sealed {
             return Some(mount);
         }
-        self.p.close(mount);
+        self.done_with(mount);
         None
     }
 
@@ -212,26 +232,6 @@ impl<'a> Emit<'a> {
         }
     }
 
-    fn filesystem(
-        &mut self,
-        name: &CStr,
-        options: &[(&'static CStr, Option<CString>)],
-        flags: MountFlags,
-    ) -> Slot {
-        let p = &mut self.p;
-        let context = p.fsopen(name);
-        for (key, value) in options {
-            match value {
-                Some(value) => p.fsconfig(context, FsConfig::String(key, value)),
-                None => p.fsconfig(context, FsConfig::Flag(key)),
-            }
-        }
-        p.fsconfig(context, FsConfig::Create);
-        let mount = p.fsmount(context, flags.bits());
-        p.close(context);
-        mount
-    }
-
     fn overlay(&mut self, lower: &[usize], upper: &UpperPlan, trusted: bool, flags: MountFlags) -> Slot {
         let scratch = self.scratch.expect("overlays need the scratch file system");
         // The kernel takes layers by path only before 6.13. Mounted under names of our own making they are the very
@@ -246,8 +246,12 @@ impl<'a> Emit<'a> {
             UpperPlan::Tree(tree) => Some(self.layer(scratch, *tree)),
             UpperPlan::Memory { size, inodes, mode, owner } => {
                 let tmpfs = Tmpfs::new("/").mode(0o755).size(*size).inodes(*inodes);
-                let mount =
-                    self.filesystem(c"tmpfs", &tmpfs_options(&tmpfs), MountFlags::NOSUID | MountFlags::NODEV);
+                let mount = filesystem(
+                    &mut self.p,
+                    c"tmpfs",
+                    &tmpfs_options(&tmpfs),
+                    MountFlags::NOSUID | MountFlags::NODEV,
+                );
                 self.p.mkdirat(mount, c"work", 0o755);
                 self.p.mkdirat(mount, c"upper", *mode);
                 if let Some((uid, gid)) = *owner {
@@ -298,7 +302,7 @@ impl<'a> Emit<'a> {
         self.names += 1;
         self.p.mkdirat(scratch, &name, 0o700);
         self.p.move_mount_at(mount, scratch, &name);
-        self.p.close(mount);
+        self.done_with(mount);
         name
     }
 
@@ -340,22 +344,55 @@ impl<'a> Emit<'a> {
     fn pivot(&mut self, root: Fd) {
         let p = &mut self.p;
         p.at(Step::PivotRoot, "/");
+        if let Some(scratch) = self.scratch {
+            // It stands on the old root, and the new one on it. With the old root below a directory of it the two are
+            // detached at once: each time costs as much as all processors take to notice.
+            p.mkdirat(scratch, OLD, 0o700);
+            p.fchdir(scratch);
+            p.pivot_root(c".", OLD);
+            p.close(scratch);
+        }
         p.fchdir(root);
         p.pivot_root(c".", c".");
-        // The topmost mount of what is stacked here goes first: the scratch file system, which stands on the old root.
-        for _ in 0..1 + u8::from(self.scratch.is_some()) {
-            p.umount2(c".", libc::MNT_DETACH);
-        }
+        p.umount2(c".", libc::MNT_DETACH);
         p.chdir(c"/");
         if self.root.propagation != Propagation::Private {
             p.mount_propagation(c"/", libc::MS_REC | self.root.propagation.bits());
         }
-        p.close(root);
+        self.done_with(root);
     }
 }
 
-/// Copies a mount of the host: what is attached later is just what is compared here.
+/// Gets a mount for this process or its child.
 fn take(p: &mut Program, tree: &Tree, private: bool) -> Slot {
+    match tree {
+        Tree::Copy(copied) => copy(p, copied, private),
+        Tree::Queues(flags) => filesystem(p, c"mqueue", &[], *flags),
+    }
+}
+
+/// A new file system as a detached mount.
+fn filesystem(
+    p: &mut Program,
+    name: &CStr,
+    options: &[(&'static CStr, Option<CString>)],
+    flags: MountFlags,
+) -> Slot {
+    let context = p.fsopen(name);
+    for (key, value) in options {
+        match value {
+            Some(value) => p.fsconfig(context, FsConfig::String(key, value)),
+            None => p.fsconfig(context, FsConfig::Flag(key)),
+        }
+    }
+    p.fsconfig(context, FsConfig::Create);
+    let mount = p.fsmount(context, flags.bits());
+    p.close(context);
+    mount
+}
+
+/// Copies a mount of the host: what is attached later is just what is compared here.
+fn copy(p: &mut Program, tree: &Copied, private: bool) -> Slot {
     let mount = p.open_tree(&tree.source.path, tree.recursive);
     if tree.device {
         p.same_device(mount, tree.source.device.0, tree.source.device.1);
@@ -413,77 +450,4 @@ fn short_name(n: usize) -> CString {
 fn join(parts: &[CString]) -> Option<CString> {
     let parts: Vec<_> = parts.iter().map(AsRef::as_ref).map(CStr::to_bytes).collect();
     (!parts.is_empty()).then(|| CString::new(parts.join(&b'/')).expect("components have no NUL"))
-}
-
-/// Masked and read-only paths of a view that stands.
-pub(crate) fn masks_program(root: &PreparedRoot) -> Program {
-    let mut p = Program::new();
-    if !root.hidden.is_empty() {
-        p.at(Step::Masks, "");
-        let context = p.fsopen(c"tmpfs");
-        for (key, value) in [(c"size", c"4096"), (c"nr_inodes", c"1"), (c"mode", c"555")] {
-            p.fsconfig(context, FsConfig::String(key, value));
-        }
-        p.fsconfig(context, FsConfig::Create);
-        let inert = MountFlags::READ_ONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-        let empty = p.fsmount(context, inert.bits());
-        p.close(context);
-        let null = p.openat2(Fd::CWD, c"/dev/null", quiet());
-        p.same_device(null, 1, 3);
-        for path in &root.hidden {
-            p.at(Step::Masks, path.to_string_lossy());
-            hide(&mut p, path, empty, null);
-        }
-        p.at(Step::Masks, "");
-        p.close(null);
-        p.close(empty);
-    }
-    for path in &root.read_only {
-        p.at(Step::Masks, path.to_string_lossy());
-        let over = p.forward();
-        let found = p.openat2(Fd::CWD, path, quiet());
-        p.jump_on(&[libc::ENOENT], over);
-        let copy = p.clone_tree(found, true);
-        let attr = MountAttr { set: libc::MOUNT_ATTR_RDONLY, ..MountAttr::default() };
-        p.mount_setattr(copy, true, attr);
-        p.move_mount(copy, found);
-        p.close(copy);
-        p.close(found);
-        p.land(over);
-    }
-    p
-}
-
-fn quiet() -> OpenHow {
-    let resolve = libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_NO_MAGICLINKS;
-    OpenHow { flags: libc::O_PATH, mode: 0, resolve }
-}
-
-fn hide(p: &mut Program, path: &CStr, empty: Slot, null: Slot) {
-    let (no_directory, first, over) = (p.forward(), p.forward(), p.forward());
-    let directory = p.openat2(Fd::CWD, path, OpenHow { flags: libc::O_PATH | libc::O_DIRECTORY, ..quiet() });
-    p.jump_on(&[libc::ENOENT, libc::ENOTDIR], no_directory);
-    // A mount that is not attached yet can't be copied before Linux 6.15: the first mask is the mount itself.
-    let copy = p.clone_tree(empty, false);
-    p.jump_on(&[libc::EINVAL], first);
-    p.move_mount(copy, directory);
-    p.close(copy);
-    p.close(directory);
-    p.getpid();
-    p.branch(over);
-    p.land(first);
-    p.move_mount(empty, directory);
-    p.close(directory);
-    p.getpid();
-    p.branch(over);
-    p.land(no_directory);
-    let file = p.openat2(Fd::CWD, path, quiet());
-    p.jump_on(&[libc::ENOENT], over);
-    let copy = p.clone_tree(null, false);
-    let inert = MountFlags::READ_ONLY | MountFlags::NOSUID | MountFlags::NOEXEC;
-    p.mount_setattr(copy, false, MountAttr { set: inert.bits(), ..MountAttr::default() });
-    p.move_mount(copy, file);
-    p.close(copy);
-    p.close(file);
-    p.land(over);
 }

@@ -66,7 +66,8 @@ impl Enter {
         };
         let pivot = matches!(self.way, Way::Pivot { .. });
         if pivot {
-            if let Some(cause) = pivot_obstacle()? {
+            // Without a table nothing can be seen, and the call itself will say.
+            if let Some(cause) = mount_table()?.and_then(|table| obstacle_in(&table)) {
                 return Err(Error::new(ErrorKind::Unsupported, cause).at("/"));
             }
         }
@@ -162,26 +163,20 @@ impl PreparedRoot {
     }
 }
 
-/// Why `pivot_root` cannot work in this process's mount namespace, if that can be seen in its mount table.
-fn pivot_obstacle() -> Result<Option<&'static str>> {
-    let table = match std::fs::read("/proc/self/mountinfo") {
-        Ok(table) => table,
-        // Without a /proc nothing can be seen, and the call itself will say.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => {
-            return Err(Error::io(&error, "the mount table can't be read").at("/proc/self/mountinfo"));
-        }
-    };
-    Ok(obstacle_in(&table))
+/// This process's mount table; none without a `/proc`.
+fn mount_table() -> Result<Option<Vec<u8>>> {
+    match std::fs::read("/proc/self/mountinfo") {
+        Ok(table) => Ok(Some(table)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io(&error, "the mount table can't be read").at("/proc/self/mountinfo")),
+    }
 }
 
-/// The same, of a mount table.
+/// Why `pivot_root` cannot work in a mount namespace with this table, if that can be seen there.
 fn obstacle_in(table: &[u8]) -> Option<&'static str> {
     let mut lines = table.split(|&byte| byte == b'\n');
     let Some(root) = lines.rfind(|line| line.split(|&b| b == b' ').nth(4) == Some(b"/")) else {
-        return Some(
-            "the root of this process is no mount point: it is in a chroot, and pivot_root needs a mount",
-        );
+        return Some(NO_MOUNT);
     };
     let mut after = root.split(|&b| b == b' ').skip_while(|&field| field != b"-").skip(1);
     (after.next() == Some(b"rootfs"))
@@ -201,6 +196,7 @@ pub(crate) fn hint(call: &str, step: Step, errno: i32) -> Option<&'static str> {
         }
         ("identity check", libc::ESTALE) => "another file stands there now than when the root was prepared",
         ("pivot_root", libc::EINVAL) => EXPLAIN_PIVOT,
+        ("mount", libc::EINVAL) => NO_MOUNT,
         ("pivot_root", libc::EBUSY) => "the new root is the current one",
         ("open_tree", libc::EINVAL) => {
             "mounts lie below the source that this user namespace must not uncover: bind it recursively; or the mount is unbindable, or of another mount namespace"
@@ -238,6 +234,13 @@ pub(crate) fn hint(call: &str, step: Step, errno: i32) -> Option<&'static str> {
     })
 }
 
+const NO_MOUNT: &str =
+    "the root of this process is no mount point: it is in a chroot, and pivot_root needs a mount";
+
+/// What is left of the causes below where the mount table shows that the current root is a mount that can be moved.
+const SHARED: &str = "the current root can be moved, so the mount above it, or the new root, is shared: somebody made it \
+                      so after this program made them private";
+
 /// The causes of `pivot_root`'s `EINVAL` that are left when a root is built by this crate; the other two, a new root
 /// that is no mount and a place for the old root outside of the new one, it rules out.
 const EXPLAIN_PIVOT: &str = "one of: the current root is no mount point (a chroot); it is the initial ramfs; \
@@ -246,8 +249,8 @@ const EXPLAIN_PIVOT: &str = "one of: the current root is no mount point (a chroo
 impl PreparedRoot {
     /// A fault of one of this root's programs as an error with its cause, where one is known.
     ///
-    /// In a `pivot_root` that failed with `EINVAL` the mount table of the calling process is looked at: it mostly is
-    /// that of the child's parent, whose root the child has too.
+    /// For `EINVAL` of `pivot_root` and of the propagation before it the mount table of the calling process says which of
+    /// its causes it is: that process mostly is the child's parent, whose root the child has too.
     pub fn explain(&self, program: &Program, fault: palisade_sys::Fault) -> Error {
         explain(program, fault)
     }
@@ -263,8 +266,12 @@ impl PreparedEnter {
 fn explain(program: &Program, fault: palisade_sys::Fault) -> Error {
     let words = program.explain(fault);
     let mut cause = hint(&words.call, words.step, words.errno);
-    if words.call.starts_with("pivot_root") && words.errno == libc::EINVAL {
-        cause = pivot_obstacle().ok().flatten().or(cause);
+    let pivot = words.call.starts_with("pivot_root(");
+    if words.errno == libc::EINVAL && (pivot || words.call.starts_with("mount(")) {
+        if let Ok(Some(table)) = mount_table() {
+            // What the table excludes leaves one cause of pivot_root's.
+            cause = obstacle_in(&table).or(if pivot { Some(SHARED) } else { cause });
+        }
     }
     let error = Error::os(words.errno, format!("{}: {}", words.step, words.call)).hint(cause);
     match words.object {

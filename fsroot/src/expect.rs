@@ -4,8 +4,8 @@ use std::ffi::{CStr, OsStr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use crate::entry::{Entry, Tree, Work};
 use crate::flags::{MountFlags, Propagation};
-use crate::plan::{Entry, Work};
 use crate::prepare::PreparedRoot;
 
 /// A mount of a view that stands: its place, and what `/proc/PID/mountinfo` has to say of it.
@@ -36,7 +36,10 @@ impl PreparedRoot {
         let own = MountFlags::READ_ONLY | MountFlags::NOSUID | MountFlags::NODEV;
         let name = |name: &'static CStr| name.to_str().ok();
         let (flags, filesystem, tree) = match &entry.work {
-            Work::Tree(index) => (self.trees[*index].flags, None, Some(&self.trees[*index])),
+            Work::Tree(index) => match &self.trees[*index] {
+                Tree::Copy(copied) => (copied.flags, None, Some(copied)),
+                Tree::Queues(flags) => (*flags, Some("mqueue"), None),
+            },
             Work::Filesystem { name: kind, flags, .. } => (*flags, name(kind), None),
             Work::Overlay { flags, .. } => (*flags, Some("overlay"), None),
             // A file that covers another one is a mount; any other is made in a directory.
@@ -55,7 +58,7 @@ impl PreparedRoot {
 
     /// The paths that are hidden where they exist: each is a mount.
     pub fn hidden(&self) -> impl Iterator<Item = &Path> {
-        self.hidden.iter().map(|path| Path::new(OsStr::from_bytes(path.to_bytes())))
+        self.hidden.iter().map(|hidden| Path::new(OsStr::from_bytes(hidden.path.to_bytes())))
     }
 
     /// The paths that are read-only where they exist: each is a mount.

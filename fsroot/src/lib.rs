@@ -1,8 +1,10 @@
 #![doc = include_str!("../README.md")]
 
+mod cover;
 mod dev;
 mod emit;
 mod enter;
+mod entry;
 mod error;
 mod expect;
 mod flags;

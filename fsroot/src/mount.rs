@@ -324,12 +324,32 @@ plain! {
     /// A fresh sysfs of the network namespace, which has to be one of the same user namespace (`EPERM` otherwise):
     /// read-only, `nosuid`, `nodev`, `noexec`. See [sysfs(5)](https://man7.org/linux/man-pages/man5/sysfs.5.html).
     Sysfs, INERT.union(MountFlags::READ_ONLY);
-    /// The POSIX message queues of the ipc namespace, which has to be one of the same user namespace: `nosuid`,
-    /// `nodev`, `noexec`. See [mq_overview(7)](https://man7.org/linux/man-pages/man7/mq_overview.7.html).
-    Mqueue, INERT;
     /// The control groups below the root of the cgroup namespace: read-only, `nosuid`, `nodev`, `noexec`.
     /// See [cgroups(7)](https://man7.org/linux/man-pages/man7/cgroups.7.html).
     Cgroup2, INERT.union(MountFlags::READ_ONLY);
+}
+
+/// The POSIX message queues of the ipc namespace: `nosuid`, `nodev`, `noexec`. Takes `CAP_SYS_ADMIN` in the user namespace
+/// that owns the ipc namespace. See [mq_overview(7)](https://man7.org/linux/man-pages/man7/mq_overview.7.html).
+#[derive(Clone, Debug)]
+pub struct Mqueue {
+    pub(crate) target: PathBuf,
+    pub(crate) by_parent: bool,
+    pub(crate) flags: MountFlags,
+}
+
+impl Mqueue {
+    /// At `target`, which is `/dev/mqueue` for every program that uses it.
+    pub fn new(target: impl AsRef<Path>) -> Self {
+        Self { target: target.as_ref().to_owned(), by_parent: false, flags: INERT }
+    }
+
+    /// In a [split](crate::PreparedRoot::split) view: mounted by the privileged parent, of the ipc namespace that it is in
+    /// when it takes the sources. For an ipc namespace over which the view's user namespace has no power.
+    pub fn by_parent(mut self) -> Self {
+        self.by_parent = true;
+        self
+    }
 }
 
 /// Terminals of its own: `nosuid`, `noexec`. See [pts(4)](https://man7.org/linux/man-pages/man4/pts.4.html).

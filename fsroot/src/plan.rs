@@ -9,110 +9,14 @@ use std::sync::Arc;
 
 use std::os::fd::OwnedFd;
 
+use crate::cover::Kind;
+use crate::entry::{At, Copied, Entry, Point, Tree, UpperPlan, Work};
 use crate::error::{Error, ErrorKind, Result};
-use crate::flags::{MountFlags, Propagation};
+use crate::flags::MountFlags;
 use crate::mount::{Bind, Mount, Tmpfs};
 use crate::overlay::{Layers, Upper};
 use crate::root::{Base, Root};
 use crate::source::{Source, c_path, inside};
-
-/// A mount that is copied from the host.
-#[derive(Clone, Debug)]
-pub(crate) struct Tree {
-    pub(crate) source: Source,
-    pub(crate) recursive: bool,
-    /// Compared by device number, not by inode.
-    pub(crate) device: bool,
-    pub(crate) flags: MountFlags,
-    pub(crate) propagation: Propagation,
-    pub(crate) userns: Option<Arc<OwnedFd>>,
-}
-
-/// One step of building the view.
-#[derive(Clone, Debug)]
-pub(crate) struct Entry {
-    /// Where, as the caller wrote it.
-    pub(crate) shown: String,
-    /// Where it really stands, from the new root: links of the root's directory followed.
-    pub(crate) place: PathBuf,
-    pub(crate) at: At,
-    pub(crate) work: Work,
-    /// Others are placed in it: its descriptor stays open.
-    pub(crate) holds: bool,
-    /// Made read-only in the end.
-    pub(crate) sealed: bool,
-}
-
-impl Entry {
-    /// A file that stands on another one.
-    pub(crate) fn is_mounted_file(&self) -> bool {
-        matches!((&self.work, &self.at), (Work::File { .. }, At::Found { .. }))
-    }
-}
-
-/// The place of an entry. `holder` is the index of the entry whose mount the place is in.
-#[derive(Clone, Debug)]
-pub(crate) enum At {
-    /// It is the root.
-    Root,
-    /// A path whose every component this program makes itself, so that no link can be on it.
-    Made { holder: usize, path: CString, make: Option<Point> },
-    /// A path in somebody else's directory: resolved inside the mount of the holder, which it can't leave.
-    Found { holder: usize, parents: Vec<CString>, name: CString, make: Option<Point> },
-    /// On top of an earlier mount.
-    On(usize),
-}
-
-/// What kind of mount point has to be made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Point {
-    File,
-    Directory,
-}
-
-#[derive(Clone, Debug)]
-pub(crate) enum Work {
-    /// A mount copied from the host, by index.
-    Tree(usize),
-    Filesystem {
-        name: &'static CStr,
-        options: Vec<(&'static CStr, Option<CString>)>,
-        flags: MountFlags,
-    },
-    Overlay {
-        lower: Vec<usize>,
-        upper: UpperPlan,
-        trusted: bool,
-        flags: MountFlags,
-    },
-    File {
-        contents: Arc<[u8]>,
-        mode: u32,
-        owner: Option<(u32, u32)>,
-    },
-    Symlink(CString),
-    Directory {
-        mode: u32,
-        owner: Option<(u32, u32)>,
-    },
-}
-
-#[derive(Clone, Debug)]
-pub(crate) enum UpperPlan {
-    None,
-    Tree(usize),
-    Memory { size: u64, inodes: u64, mode: u32, owner: Option<(u32, u32)> },
-}
-
-impl Work {
-    pub(crate) fn is_filesystem(&self, wanted: &str) -> bool {
-        matches!(self, Self::Filesystem { name, .. } if name.to_bytes() == wanted.as_bytes())
-    }
-
-    pub(crate) fn is_mount(&self) -> bool {
-        matches!(self, Self::Tree(_) | Self::Filesystem { .. } | Self::Overlay { .. })
-    }
-}
 
 /// The most layers that overlayfs takes.
 const MAX_LAYERS: usize = 500;
@@ -262,11 +166,15 @@ impl Planner {
                 self.kernel(target, filesystem(c"proc", options, it.flags))
             }
             Mount::Sysfs(it) => self.kernel(target, filesystem(c"sysfs", Vec::new(), it.flags)),
+            Mount::Mqueue(it) if it.by_parent => {
+                self.trees.push(Tree::Queues(it.flags));
+                self.kernel(target, Work::Tree(self.trees.len() - 1))
+            }
             Mount::Mqueue(it) => self.kernel(target, filesystem(c"mqueue", Vec::new(), it.flags)),
             Mount::Cgroup2(it) => self.kernel(target, filesystem(c"cgroup2", Vec::new(), it.flags)),
             Mount::Devpts(it) => {
                 let mut options = vec![
-                    (c"newinstance", None),
+                    // "newinstance" is what every devpts is since Linux 4.7.
                     (c"ptmxmode", Some(text("666"))),
                     (c"mode", Some(text(format!("{:o}", it.mode)))),
                 ];
@@ -359,14 +267,14 @@ impl Planner {
     }
 
     fn tree(&mut self, bind: &Bind, source: Source) -> usize {
-        self.trees.push(Tree {
+        self.trees.push(Tree::Copy(Copied {
             source,
             recursive: bind.recursive,
             device: bind.device.is_some(),
             flags: bind.flags,
             propagation: bind.propagation,
             userns: bind.userns.clone(),
-        });
+        }));
         self.trees.len() - 1
     }
 
@@ -425,6 +333,34 @@ impl Planner {
             }
             Area::Foreign { .. } | Area::File => true,
         }
+    }
+
+    /// What stands at a path of the finished view, and whether the kernel says so: what this host's `/proc` and `/sys`
+    /// have a new one has, mostly.
+    pub(crate) fn kind(&self, relative: &Path) -> (Kind, bool) {
+        let holder = &self.holders[self.holder_of(relative)];
+        let inside = relative.strip_prefix(&holder.target).unwrap_or(relative);
+        let work = &self.entries[holder.entry].work;
+        let host =
+            [("proc", "/proc"), ("sysfs", "/sys")].into_iter().find(|(name, _)| work.is_filesystem(name));
+        let kind = match (&holder.area, host) {
+            (Area::File, _) => Kind::File,
+            (_, _) if inside.as_os_str().is_empty() => Kind::Directory,
+            (Area::Own(known), _) => match known.get(inside) {
+                Some(Node::Directory) => Kind::Directory,
+                Some(Node::File) => Kind::File,
+                Some(Node::Link) | None => Kind::Unknown,
+            },
+            (Area::Foreign { .. }, Some((_, host))) => {
+                match std::fs::symlink_metadata(Path::new(host).join(inside)) {
+                    Ok(found) if found.is_dir() => Kind::Directory,
+                    Ok(found) if found.is_file() => Kind::File,
+                    _ => Kind::Unknown,
+                }
+            }
+            (Area::Foreign { .. }, None) => Kind::Unknown,
+        };
+        (kind, host.is_some())
     }
 
     /// The place that a target leads to through links of the root's directory, as they are now; what they are when the

@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 
 use palisade_sys::{Program, Slot};
 
-use crate::emit::{Emit, masks_program};
+use crate::cover::{Hidden, Kind, masks_program};
+use crate::emit::Emit;
+use crate::entry::{Copied, Entry, Tree, UpperPlan, Work};
 use crate::error::{Error, ErrorKind, Result};
-use crate::flags::Propagation;
-use crate::plan::{Entry, Planner, Tree, UpperPlan, Work, relative};
+use crate::flags::{MountFlags, Propagation};
+use crate::plan::{Planner, relative};
 use crate::root::Root;
 use crate::source::c_path;
 
@@ -27,7 +29,9 @@ pub struct PreparedRoot {
     pub(crate) entries: Vec<Entry>,
     pub(crate) trees: Vec<Tree>,
     pub(crate) propagation: Propagation,
-    pub(crate) hidden: Vec<CString>,
+    pub(crate) hidden: Vec<Hidden>,
+    /// Of hidden paths that stand in somebody else's directories it is not known what they are.
+    pub(crate) hides_unknown: bool,
     pub(crate) read_only: Vec<CString>,
     pub(crate) left_out: Vec<PathBuf>,
 }
@@ -35,13 +39,20 @@ pub struct PreparedRoot {
 impl PreparedRoot {
     pub(crate) fn new(root: &Root) -> Result<Self> {
         let planner = Planner::new(root)?;
-        let paths = |paths: &[PathBuf]| -> Result<Vec<CString>> {
+        let possible = |paths: &[PathBuf]| -> Result<Vec<PathBuf>> {
             let relative = paths.iter().map(|path| relative(path)).collect::<Result<Vec<_>>>()?;
-            let possible = relative.iter().filter(|path| planner.can_exist(path));
-            possible.map(|path| c_path(&Path::new("/").join(path))).collect()
+            Ok(relative.into_iter().filter(|path| planner.can_exist(path)).collect())
         };
-        let hidden = paths(&root.masks.all_hidden())?;
-        let read_only = paths(&root.masks.read_only)?;
+        let absolute = |path: &PathBuf| c_path(&Path::new("/").join(path));
+        let read_only = possible(&root.masks.read_only)?.iter().map(absolute).collect::<Result<Vec<_>>>()?;
+        let mut hidden = Vec::new();
+        let mut hides_unknown = false;
+        for path in possible(&root.masks.all_hidden())? {
+            let (kind, kernels) = planner.kind(&path);
+            hides_unknown |= kind == Kind::Unknown && !kernels;
+            hidden.push(Hidden { path: absolute(&path)?, kind });
+        }
+        hidden.sort_by_key(|hidden| hidden.kind);
         let Planner { entries, trees, left_out, .. } = planner;
         let items = entries.len().max(hidden.len() + read_only.len());
         if items > MAX_ITEMS {
@@ -50,7 +61,7 @@ impl PreparedRoot {
                 format!("{items} items, but a view has at most {MAX_ITEMS}"),
             ));
         }
-        Ok(Self { entries, trees, propagation: root.propagation, hidden, read_only, left_out })
+        Ok(Self { entries, trees, propagation: root.propagation, hidden, hides_unknown, read_only, left_out })
     }
 
     /// All steps for one process in its new mount namespace: propagation, mounts, `pivot_root`.
@@ -118,6 +129,17 @@ impl PreparedRoot {
     /// Whether a file system of this name (`sysfs`, `mqueue`) is mounted in it.
     pub fn mounts_filesystem(&self, name: &str) -> bool {
         self.entries.iter().any(|entry| entry.work.is_filesystem(name))
+    }
+
+    /// Whether `/dev/null` is the device of a [`Dev`](crate::Dev), which is bound read-only, `nosuid` and `noexec`.
+    pub(crate) fn null_is_inert(&self) -> bool {
+        let null = Path::new("dev/null");
+        let covers = |entry: &&Entry| entry.work.is_mount() && null.starts_with(&entry.place);
+        let Some(entry) = self.entries.iter().rev().find(covers) else { return false };
+        let Work::Tree(index) = entry.work else { return false };
+        let inert = MountFlags::READ_ONLY | MountFlags::NOSUID | MountFlags::NOEXEC;
+        let is = |tree: &Copied| tree.device && tree.source.device == (1, 3) && tree.flags.contains(inert);
+        entry.place == null && self.trees[index].copied().is_some_and(is)
     }
 
     /// Whether a scratch file system is needed: for overlays, whose layers get short names in it, and for files that

@@ -60,15 +60,21 @@ fn a01_nothing_of_the_old_root_is_left() {
 fn a01_nothing_of_the_old_root_is_left_behind_dot_dot() {
     need_userns!();
     let dir = temp_dir();
-    fs::create_dir(dir.path().join("inside")).unwrap();
+    for sub in ["inside", "proc"] {
+        fs::create_dir(dir.path().join(sub)).unwrap();
+    }
     fs::write(dir.path().join("file"), "").unwrap();
     let overlay = Root::overlay(Layers::new(dir.path()).upper_in_memory(1 << 20, 100));
     let over_file = Root::dir(dir.path()).mount(File::new("/file", "new"));
-    for root in [overlay, over_file] {
-        let root = root.prepare().unwrap();
+    for (root, more) in [(overlay, None), (over_file, Some("/file"))] {
+        let root = root.mount(Proc::new("/proc")).prepare().unwrap();
         in_view(&root, || {
-            assert_eq!(names("/.."), ["file", "inside"]);
-            assert_eq!(names("/../../inside/.."), ["file", "inside"]);
+            assert_eq!(names("/.."), ["file", "inside", "proc"]);
+            assert_eq!(names("/../../inside/.."), ["file", "inside", "proc"]);
+            let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+            let points: Vec<_> = table.lines().map(|line| line.split(' ').nth(4).unwrap()).collect();
+            let wanted: Vec<_> = ["/"].into_iter().chain(more).chain(["/proc"]).collect();
+            assert_eq!(points, wanted, "neither the old root nor the scratch file system");
         });
     }
 }

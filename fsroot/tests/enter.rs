@@ -144,7 +144,15 @@ fn faults_are_explained() {
         sys::chroot("/usr").unwrap();
         std::env::set_current_dir("/").unwrap();
     };
-    explained(Root::empty(), chroot, ErrorKind::System, "");
+    explained(Root::empty(), chroot, ErrorKind::System, "it is in a chroot");
+    // pivot_root itself: where the root is a mount that can be moved, one cause is left.
+    let root = Root::empty().prepare().unwrap();
+    let program = root.program();
+    let pivot =
+        (0..program.len()).find(|&n| program.line(n).is_some_and(|line| line.starts_with("pivot_root")));
+    let fault = palisade_sys::Fault { index: pivot.unwrap() as u32, errno: libc::EINVAL, bit: 0 };
+    let error = root.explain(&program, fault);
+    assert!(error.to_string().contains("is shared"), "{error}");
     // Without the new mount API, as under docker's filter: a typed error, no half-built view.
     for errno in [libc::ENOSYS, libc::EPERM] {
         let root = Root::host().prepare().unwrap();

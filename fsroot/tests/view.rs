@@ -360,6 +360,70 @@ fn masks_hide_and_protect() {
     });
 }
 
+/// What stands at a path of somebody else's directory is found out when it is masked, and each kind is covered, whichever
+/// comes first.
+#[test]
+fn masks_of_what_is_not_known_before() {
+    need_userns!();
+    let dir = temp_dir();
+    for sub in ["dev", "proc", "etc/one", "etc/two", "etc/closed"] {
+        fs::create_dir_all(dir.path().join(sub)).unwrap();
+    }
+    for file in ["etc/one/secret", "etc/two/secret", "etc/closed/secret", "etc/file"] {
+        fs::write(dir.path().join(file), "x").unwrap();
+    }
+    fs::set_permissions(dir.path().join("etc/closed"), fs::Permissions::from_mode(0o000)).unwrap();
+    let hidden = ["/etc/missing", "/etc/file", "/etc/one", "/etc/two", "/etc/closed", "/proc/version"];
+    for first in 0..hidden.len() {
+        let mut order = hidden;
+        order.rotate_left(first);
+        let masks = order.into_iter().fold(Masks::none(), Masks::hide);
+        let root = Root::dir(dir.path()).mount(Dev::new("/dev")).mount(Proc::new("/proc")).masks(masks);
+        let root = root.prepare().unwrap();
+        in_view(&root, || {
+            let devices = ["/etc/one", "/etc/two", "/etc/closed"].map(|path| {
+                assert_eq!(names(path), [""; 0], "{path}");
+                assert_eq!(errno(fs::write(format!("{path}/file"), "")), libc::EROFS);
+                fs::metadata(path).unwrap().dev()
+            });
+            assert!(devices.iter().all(|device| *device == devices[0]), "one file system covers all");
+            assert_eq!(fs::read("/etc/file").unwrap(), b"");
+            for path in ["/etc/file", "/proc/version"] {
+                let options = options(path);
+                assert!(
+                    ["ro", "nosuid", "noexec"].iter().all(|option| options.contains(*option)),
+                    "{options:?}"
+                );
+            }
+        });
+    }
+    fs::set_permissions(dir.path().join("etc/closed"), fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// What the kernel's own file systems have is known before: what is there takes few calls, what is not just one. No mask
+/// is made that may be left over: to close a mount that was never attached is slow.
+#[test]
+fn masks_of_what_is_known_before() {
+    let lines = |masks: Masks| -> Vec<String> {
+        let root = Root::empty().mount(Dev::new("/dev")).mount(Proc::new("/proc")).masks(masks);
+        let text = root.prepare().unwrap().masks().to_string();
+        text.lines().filter(|line| line.starts_with("    ")).map(|line| line.trim().to_owned()).collect()
+    };
+    let calls = |lines: &[String]| -> Vec<String> {
+        let name = |line: &String| line.split('(').next().unwrap_or_default().to_owned();
+        lines.iter().filter(|line| !line.starts_with("arena[")).map(name).collect()
+    };
+    let file = calls(&lines(Masks::none().hide("/proc/version")));
+    assert_eq!(file, ["openat2", "statx", "openat2", "open_tree", "move_mount", "close", "close", "close"]);
+    let with_directory = lines(Masks::none().hide("/proc/version").hide("/proc/sys"));
+    let covered = with_directory.iter().position(|line| line.contains("\"/proc/sys\"")).unwrap();
+    assert_eq!(calls(&with_directory[covered..])[..3], ["openat2", "move_mount", "close"], "it comes first");
+    let absent = lines(Masks::none().hide("/proc/no-such-file"));
+    let jump = absent.iter().position(|line| line.contains("no-such-file")).unwrap();
+    assert!(absent[jump].contains("[ENOENT: go on at"), "{absent:?}");
+    assert!(!absent[..jump].iter().any(|line| line.starts_with("fsopen")), "{absent:?}");
+}
+
 #[test]
 fn what_contradicts_itself_is_refused() {
     let kinds = |root: Root| root.prepare().map(|_| ()).map_err(|error| error.kind());

@@ -190,6 +190,7 @@ fn strict_compute_answers_as_the_evaluator_says() {
     agrees_with_the_kernel(&presets::strict_compute().default_action(Action::EPERM).compile().unwrap());
 }
 
+/// A59, A65: calls of another architecture, whose numbers and multiplexers (socketcall, ipc) the rules do not know.
 #[test]
 fn a59_foreign_abis_die() {
     let filter = presets::payload().compile().unwrap();

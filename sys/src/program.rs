@@ -106,6 +106,11 @@ impl Fd {
     pub const fn number(fd: i32) -> Self {
         Self(Arg::Value(fd as i64 as u64))
     }
+
+    /// Whether it is such a number, and nothing that the program itself opens.
+    pub const fn is_number(self) -> bool {
+        matches!(self.0, Arg::Value(_))
+    }
 }
 
 impl From<Slot> for Fd {

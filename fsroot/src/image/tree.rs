@@ -75,7 +75,11 @@ impl Tree {
     pub(super) fn open(path: &Path) -> Result<Self> {
         let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY;
         let root = openat2(nix::fcntl::AT_FDCWD, path, inside(flags, ResolveFlag::RESOLVE_NO_MAGICLINKS))
-            .map_err(|errno| os(errno, "the directory to unpack into").at(path))?;
+            .map_err(|errno| {
+                let hint = "a seccomp filter hides openat2, by which nothing lands outside: let this process make it";
+                let hidden = (errno == Errno::ENOSYS).then_some(hint);
+                os(errno, "the directory to unpack into").at(path).hint(hidden)
+            })?;
         Ok(Self { root })
     }
 

@@ -189,6 +189,7 @@ fn a_status_that_is_cut_short_or_says_a_thing_twice_is_an_error() {
     assert!(!huge.no_new_privs, "lines of a newer kernel are passed over");
 }
 
+/// A116: a process gives itself a name that looks like the rest of the line.
 #[test]
 fn names_are_any_bytes() {
     let s = status_with("Name:\t) R 1 (\\n\\\\x\n", "Name:\t  \\\\n: \x7f \n").unwrap();
