@@ -14,7 +14,8 @@ pub enum ErrorKind {
     NotFound,
     /// The caller lacks `CAP_NET_ADMIN` or `CAP_SYS_ADMIN` over the namespace (`EPERM`, `EACCES`).
     Permission,
-    /// The kernel was built without what was asked, or is too old (`EOPNOTSUPP`, `EPROTONOSUPPORT`).
+    /// The kernel was built without what was asked, its module is not there, or it is too old (`EOPNOTSUPP`,
+    /// `EPROTONOSUPPORT`, and what nftables says to a part that it lacks). The message names the part and what brings it.
     Unsupported,
     /// The object is in use (`EBUSY`).
     Busy,
@@ -86,6 +87,13 @@ impl Error {
             _ => ErrorKind::System,
         };
         Self::new(kind, what.to_string(), note, Some(errno))
+    }
+
+    /// A part of the kernel that is not there, whatever the kernel says to that: `ENOENT`, `EINVAL`, `EOPNOTSUPP`. `fix`
+    /// names the module or option that brings it.
+    pub(crate) fn lacking(what: impl fmt::Display, errno: i32, part: &str, fix: impl fmt::Display) -> Self {
+        let detail = format!("the kernel has no {part}: {fix}");
+        Self::new(ErrorKind::Unsupported, what.to_string(), Some(detail), Some(errno))
     }
 
     /// The same error, with the name of the object in front.
