@@ -69,7 +69,15 @@ fn modules(report: &mut Preflight) {
     for (feature, name) in [(Feature::AppArmor, "apparmor"), (Feature::Selinux, "selinux")] {
         match &active {
             Ok(active) if active.iter().any(|module| module == name) => {
-                report.available(feature, format!("active: {}", active.join(",")));
+                let seen = format!("active: {}", active.join(","));
+                match std::fs::read_to_string("/sys/fs/selinux/enforce") {
+                    // Labels are taken, and what the policy denies is allowed.
+                    Ok(mode) if feature == Feature::Selinux && mode.trim() == "0" => {
+                        let fix = Some("setenforce 1".to_owned());
+                        report.push(feature, Status::Limited, format!("permissive; {seen}"), fix);
+                    }
+                    _ => report.available(feature, seen),
+                }
             }
             Ok(active) => {
                 let fix =

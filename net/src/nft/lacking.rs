@@ -151,6 +151,8 @@ mod tests {
     }
 
     proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig { failure_persistence: None, ..Default::default() })]
+
         #[test]
         fn any_offset_into_any_bytes_is_survived(
             message in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..120), offset in 0usize..200, errno in 1..120,
