@@ -252,6 +252,11 @@ fn hint_for(step: Step, errno: i32) -> Option<&'static str> {
         (Step::Exec, libc::EACCES) => {
             "not executable inside the sandbox: mode bits, a noexec mount, or a directory"
         }
+        (Step::LsmLabel, libc::EINVAL) => "the loaded policy does not know this label",
+        (Step::LsmLabel, libc::EACCES) => {
+            "the loaded policy does not let the host program choose this label (SELinux: process setexec; AppArmor: \
+             change_profile)"
+        }
         (Step::Exec, libc::ENOEXEC) => {
             "neither an ELF file of this machine nor a script with a #! line (no shell is tried instead)"
         }

@@ -97,7 +97,7 @@ impl<'a> Emit<'a> {
             }
         }
         self.p.at(Step::Mounts, "scratch file system");
-        let tmpfs = Tmpfs::new("/").mode(0o700).size(pages * 4096).inodes(inodes);
+        let tmpfs = Tmpfs::new("/").mode(0o700).size(pages * 4096).room_for(inodes);
         let mount = self.filesystem(c"tmpfs", &tmpfs_options(&tmpfs), MountFlags::NOSUID | MountFlags::NODEV);
         self.p.move_mount_to(mount, c"/");
         self.scratch = Some(mount);

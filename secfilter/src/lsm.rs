@@ -310,7 +310,7 @@ mod tests {
             let mut program = Program::new();
             let slot = label.open(&mut program, Fd::number(std::os::fd::AsRawFd::as_raw_fd(&proc)));
             label.write(&mut program, slot);
-            crate::sys::run(&mut program.image()).unwrap();
+            sys::run(&mut program.image()).unwrap();
             assert_eq!(std::fs::read_to_string(attributes.join(path)).unwrap(), expected);
         }
     }

@@ -69,7 +69,7 @@ fn a80_a_context_that_cannot_be_had_is_an_error() {
         "system_u:system_r:no_such_t:s0",
         "system_u:system_r:container_t:s0:c900",
         "system_u:system_r:container_t",
-        "system_u:object_r:container_t:s0",
+        "system_u:system_r:file_t:s0",
     ] {
         let mut command = Command::new("/bin/true");
         let error = label(unknown).confine(&mut command).unwrap_err();
