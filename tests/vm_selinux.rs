@@ -71,7 +71,7 @@ fn current(child: &Child) -> String {
 fn a_context_is_entered_enforced_and_verified() {
     need_policy!();
     let dir = files();
-    let free = || Sandbox::builder().bind_ro("/mnt", dir.path());
+    let free = || Sandbox::builder().bind_ro(dir.path(), "/mnt");
     let held = || free().exec_label(label(CONTAINER));
     assert_eq!(out(free(), READ), "open\nown\nothers\nsecret\n", "the control");
     assert_eq!(out(held(), READ), "open\nown\ndenied\ndenied\n");
@@ -149,13 +149,13 @@ fn a80_a_context_that_cannot_be_had_is_an_error_unless_optional() {
         let state = report.get(&Subject::Label).unwrap().state();
         assert!(matches!(state, State::Missing(_)), "{report}");
     }
-    // One that is known, but that the policy does not let this program take.
+    // One that is known, but that the policy does not let this program take: EPERM, since no_new_privs is set.
     let dir = temp_dir();
-    let sandbox = with("system_u:system_r:spc_t:s0").bind("/mnt", dir.path()).build().unwrap();
+    let sandbox = with("system_u:system_r:spc_t:s0").bind(dir.path(), "/mnt").build().unwrap();
     let error = sandbox.command("/bin/touch").arg("/mnt/ran").output().unwrap_err();
     assert_eq!(
         (error.kind(), error.step(), error.errno()),
-        (ErrorKind::Exec, Step::Exec, Some(libc::EACCES)),
+        (ErrorKind::Exec, Step::Exec, Some(libc::EPERM)),
         "{error}"
     );
     assert!(error.hint().is_some_and(|hint| hint.contains("spc_t")), "{error}");

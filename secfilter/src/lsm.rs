@@ -54,7 +54,7 @@ impl ExecLabel {
     }
 
     /// An SELinux context. The loaded policy decides whether the transition is allowed; where it is not, the exec fails
-    /// (`EACCES`). A permissive SELinux allows everything: its state is in
+    /// (`EACCES`, with no_new_privs `EPERM`). A permissive SELinux allows everything: its state is in
     /// [/sys/fs/selinux/enforce](https://docs.kernel.org/admin-guide/LSM/SELinux.html), and in a preflight of the umbrella crate.
     pub fn selinux(context: Context) -> Self {
         ExecLabel { module: Module::SeLinux(context), optional: false }
