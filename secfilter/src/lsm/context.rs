@@ -1,6 +1,5 @@
 //! SELinux contexts.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -196,22 +195,32 @@ impl fmt::Display for LabelOption {
     }
 }
 
-/// Both ends of a range of levels, each a sensitivity and its categories; `None` for names of categories that are no
-/// numbers, whose order only the policy knows.
-fn range(text: &str) -> Option<[(&str, BTreeSet<u16>); 2]> {
+/// A sensitivity, and its categories as ranges that neither touch nor overlap.
+type Level<'a> = (&'a str, Vec<(u16, u16)>);
+
+/// Both ends of a range of levels; `None` for names of categories that are no numbers, whose order only the policy knows.
+fn range(text: &str) -> Option<[Level<'_>; 2]> {
     let (low, high) = text.split_once('-').unwrap_or((text, text));
     Some([level(low)?, level(high)?])
 }
 
-fn level(text: &str) -> Option<(&str, BTreeSet<u16>)> {
+fn level(text: &str) -> Option<Level<'_>> {
     let (sensitivity, categories) = text.split_once(':').map_or((text, None), |(s, c)| (s, Some(c)));
     let number = |name: &str| name.strip_prefix('c')?.parse::<u16>().ok();
-    let mut all = BTreeSet::new();
+    let mut given = Vec::new();
     for part in categories.into_iter().flat_map(|categories| categories.split(',')) {
         let (first, last) = part.split_once('.').unwrap_or((part, part));
-        all.extend(number(first)?..=number(last)?);
+        given.push((number(first)?, number(last)?));
     }
-    Some((sensitivity, all))
+    given.sort_unstable();
+    let mut merged: Vec<(u16, u16)> = Vec::new();
+    for (first, last) in given.into_iter().filter(|(first, last)| first <= last) {
+        match merged.last_mut() {
+            Some(before) if first <= before.1.saturating_add(1) => before.1 = before.1.max(last),
+            _ => merged.push((first, last)),
+        }
+    }
+    Some((sensitivity, merged))
 }
 
 #[cfg(test)]
@@ -279,6 +288,7 @@ mod tests {
             ("s0:c2,c1", "s0:c1,c2"),
             ("s0:c0,c1,c2", "s0:c0.c2"),
             ("s0:x,y", "s0:x,y"),
+            ("s0:c0.c3,c2.c7,c8", "s0:c0.c8"),
         ] {
             assert!(same(a, b) && same(b, a), "{a} {b}");
         }
