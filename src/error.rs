@@ -117,6 +117,15 @@ impl Error {
         self
     }
 
+    /// Makes the end of the message, which says what to do, its hint.
+    #[cfg(feature = "net")]
+    pub(crate) fn with_hint_at_the_end(mut self, hint: &str) -> Self {
+        if let Some(rest) = self.0.what.strip_suffix(hint) {
+            self.0.what = rest.trim_end_matches([':', ' ']).to_owned();
+        }
+        self.with_hint(hint)
+    }
+
     fn with_hint_of_errno(mut self) -> Self {
         if let Some(hint) = self.0.errno.and_then(|errno| hint_for(self.0.step, errno)) {
             self.0.hint = Some(hint.to_owned());
@@ -242,6 +251,11 @@ fn hint_for(step: Step, errno: i32) -> Option<&'static str> {
         }
         (Step::Exec, libc::EACCES) => {
             "not executable inside the sandbox: mode bits, a noexec mount, or a directory"
+        }
+        (Step::LsmLabel, libc::EINVAL) => "the loaded policy does not know this label",
+        (Step::LsmLabel, libc::EACCES) => {
+            "the loaded policy does not let the host program choose this label (SELinux: process setexec; AppArmor: \
+             change_profile)"
         }
         (Step::Exec, libc::ENOEXEC) => {
             "neither an ELF file of this machine nor a script with a #! line (no shell is tried instead)"

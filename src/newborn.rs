@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use palisade_creds::PreparedMaps;
+use palisade_ns::Namespace;
 use palisade_procinfo::{ProcRoot, Process};
 use palisade_sys::{FD_CONTROL, Fd, HEADER_LEN, Image, Outcome, Program, Step};
 
@@ -312,16 +313,23 @@ pub(crate) fn run_helper(program: &Program, passed: &[OwnedFd], bench: &mut Benc
 
 /// A user namespace with these maps, held by its descriptor alone: for id-mapped mounts.
 pub(crate) fn user_namespace(maps: PreparedMaps) -> Result<OwnedFd> {
+    namespace_of_user(Namespace::User, Some(maps))
+}
+
+/// A namespace of this kind in a user namespace of its own, held by its descriptor alone.
+pub(crate) fn namespace_of_user(kind: Namespace, maps: Option<PreparedMaps>) -> Result<OwnedFd> {
     let made = spawner::start(Thread::Any, move |bench| {
         let failed = |call: &'static str| move |error: io::Error| Error::call(Step::IdMaps, call, &error);
         // Its first process waits for a byte that never comes, until it is killed.
         let mut wait = Program::new();
         let byte = wait.room(1);
         wait.read_exact(Fd::number(FD_CONTROL), byte);
-        let helper = Helper::start(&wait, &[], libc::CLONE_NEWUSER as u64, bench)?;
-        helper.child.give_maps(&maps)?;
-        let path = format!("/proc/{}/ns/user", helper.child.pid);
-        let file = std::fs::File::open(path).map_err(failed("open /proc/PID/ns/user"))?;
+        let helper = Helper::start(&wait, &[], Namespace::User.bit() | kind.bit(), bench)?;
+        if let Some(maps) = &maps {
+            helper.child.give_maps(maps)?;
+        }
+        let path = format!("/proc/{}/ns/{}", helper.child.pid, kind.name());
+        let file = std::fs::File::open(path).map_err(failed("open /proc/PID/ns"))?;
         sys::above_stdio(file.into()).map_err(failed("fcntl(F_DUPFD_CLOEXEC)"))
     })?;
     made.recv().unwrap_or_else(|_| Err(spawner::panicked()))

@@ -287,7 +287,15 @@ impl Plan {
     }
 
     pub(crate) fn stage_error(&self, fault: Fault) -> Error {
-        self.explain(&self.stage, fault)
+        let error = self.explain(&self.stage, fault);
+        let refused = matches!(error.errno(), Some(libc::EACCES | libc::EPERM));
+        match &self.sandbox.prepared.private_proc.label {
+            Some((label, _)) if error.step() == Step::Exec && refused => error.with_hint(format!(
+                "not executable inside the sandbox (mode bits, a noexec mount, a directory), or the policy does not let this \
+                 program take the label {label} or the label execute that file: see the kernel's log"
+            )),
+            _ => error,
+        }
     }
 
     pub(crate) fn source_error(&self, fault: Fault) -> Error {

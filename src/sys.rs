@@ -399,6 +399,7 @@ pub(crate) fn describe(errno: i32) -> String {
 }
 
 /// A socket to the kernel's packet filters.
+#[cfg(not(feature = "net"))]
 pub(crate) fn open_netfilter() -> io::Result<OwnedFd> {
     let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
     // SAFETY: takes no address.

@@ -277,9 +277,18 @@ fn host() -> BTreeSet<String> {
         entries.extend(objects.map(|object| format!("System V {kind} {object}")));
     }
     if let Ok(own) = palisade::cgroup::Cgroup::delegated() {
-        entries.extend(groups(own.path()).into_iter().map(|path| format!("cgroup {}", path.display())));
+        let all = groups(own.path()).into_iter().filter(|path| !is_anothers(path, own.path()));
+        entries.extend(all.map(|path| format!("cgroup {}", path.display())));
     }
     entries
+}
+
+/// Whether a cgroup is that of another host program that lives, say a lab beside this one: it has that one's pid in its
+/// name.
+fn is_anothers(group: &Path, own: &Path) -> bool {
+    let top = group.strip_prefix(own).ok().and_then(|rest| rest.iter().next()?.to_str());
+    let pid = top.and_then(|name| name.strip_prefix("palisade-")?.split_once('-')?.0.parse::<u32>().ok());
+    pid.is_some_and(|pid| pid != std::process::id() && Path::new(&format!("/proc/{pid}")).exists())
 }
 
 fn groups(below: &Path) -> Vec<PathBuf> {

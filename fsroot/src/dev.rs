@@ -135,7 +135,7 @@ impl Dev {
         } else {
             let entries = DEVICES.len() + LINKS.len() + 2 * self.extra.len() + 8;
             parts.push(
-                Tmpfs::new(&self.target).mode(0o755).size(1 << 16).inodes(entries as u64).sealed().into(),
+                Tmpfs::new(&self.target).mode(0o755).size(1 << 16).room_for(entries as u64).sealed().into(),
             );
         }
         let devices =

@@ -114,7 +114,7 @@ impl<'a> Emit<'a> {
             }
         }
         self.p.at(Step::Mounts, "scratch file system");
-        let tmpfs = Tmpfs::new("/").mode(0o700).size(pages * 4096).inodes(inodes);
+        let tmpfs = Tmpfs::new("/").mode(0o700).size(pages * 4096).room_for(inodes);
         let mount =
             filesystem(&mut self.p, c"tmpfs", &tmpfs_options(&tmpfs), MountFlags::NOSUID | MountFlags::NODEV);
         self.p.move_mount_to(mount, c"/");

@@ -218,11 +218,17 @@ impl Tmpfs {
         self
     }
 
-    /// Limit of the number of files, its root included; at least 1.
+    /// Limit of the number of files, its root included; at least 1. Since Linux 6.6 each stands for 1 KiB that extended
+    /// attributes are taken from as well: under SELinux, whose label every file has, some tenths fewer fit.
     #[doc(alias = "nr_inodes=")]
     pub fn inodes(mut self, inodes: u64) -> Self {
         self.inodes = inodes.max(1);
         self
+    }
+
+    /// Room for so many files that are made here, each with a label of a security module.
+    pub(crate) fn room_for(self, files: u64) -> Self {
+        self.inodes(files.saturating_mul(2))
     }
 
     /// Permissions of its root.

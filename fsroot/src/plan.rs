@@ -142,7 +142,7 @@ impl Planner {
             }
         }
         if let (false, Work::Filesystem { options, .. }) = (root.writable, &mut self.entries[0].work) {
-            let tmpfs = Tmpfs::new("/").mode(0o755).size(pages * 4096).inodes(inodes);
+            let tmpfs = Tmpfs::new("/").mode(0o755).size(pages * 4096).room_for(inodes);
             *options = tmpfs_options(&tmpfs);
         }
     }

@@ -16,6 +16,13 @@ fuzz_target!(|data: &[u8]| {
     }
     if let Ok(context) = text.parse::<Context>() {
         assert_eq!(context.to_string(), text);
+        assert!(ExecLabel::selinux(context.clone()).is_in(text));
+        // The same level in another spelling, or another one.
+        let other = format!("{text},c0");
+        assert_eq!(
+            ExecLabel::selinux(context).is_in(&other),
+            other.parse().is_ok_and(|other| ExecLabel::selinux(other).is_in(text))
+        );
     }
     if let Ok(option) = text.parse::<LabelOption>() {
         assert_eq!(option.to_string(), text);

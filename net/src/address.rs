@@ -61,7 +61,8 @@ impl Netns {
     ///
     /// # Errors
     /// [`Exists`](crate::ErrorKind::Exists), [`NotFound`](crate::ErrorKind::NotFound) for the link,
-    /// [`Invalid`](crate::ErrorKind::Invalid) for a length too large.
+    /// [`Invalid`](crate::ErrorKind::Invalid) for a length too large, [`Unsupported`](crate::ErrorKind::Unsupported) for an
+    /// IPv6 address where IPv6 is switched off.
     pub fn add_address(&self, link: &IfName, addr: impl Into<IpAddr>, prefix_len: u8) -> Result<()> {
         self.change_address(link, addr.into(), prefix_len, true)
     }
@@ -100,6 +101,14 @@ impl Netns {
             request.attr(libc::IFA_BROADCAST, &ip_bytes(last));
         }
         debug_assert!(prefix_len <= width(addr));
-        self.route.ask(&what, request).map(drop)
+        self.route.ask(&what, request).map(drop).map_err(|e| match e.errno() {
+            // A lack of privilege would be EPERM.
+            Some(errno @ (libc::EACCES | libc::EOPNOTSUPP | libc::EAFNOSUPPORT)) if addr.is_ipv6() => {
+                let fix = "sysctl -w net.ipv6.conf.all.disable_ipv6=0 in this network namespace, or boot without ipv6.disable=1 \
+                           a kernel with CONFIG_IPV6";
+                Error::lacking(&what, errno, "IPv6 here", fix)
+            }
+            _ => e,
+        })
     }
 }

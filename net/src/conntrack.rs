@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::netlink::{Attrs, Message, ip_bytes};
 use crate::netns::Netns;
 use crate::nft::Protocol;
@@ -12,6 +12,7 @@ use crate::socket::Answer;
 // include/uapi/linux/netfilter/nfnetlink_conntrack.h
 const MSG_GET: u16 = 1;
 const MSG_DELETE: u16 = 2;
+const MSG_GET_STATS: u16 = 5;
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
 const CTA_STATUS: u16 = 3;
@@ -184,7 +185,25 @@ fn request(kind: u16, family: i32) -> Message {
     Message::new((libc::NFNL_SUBSYS_CTNETLINK as u16) << 8 | kind, 0).fixed(&[family as u8, 0, 0, 0])
 }
 
+/// A request as the kernel wants it: what is not valid about it is its subsystem.
+fn of_subsystem(what: &str, error: Error) -> Error {
+    match error.errno() {
+        Some(libc::EINVAL) => {
+            let fix = "modprobe nf_conntrack_netlink, or run one with CONFIG_NF_CT_NETLINK";
+            Error::lacking(what, libc::EINVAL, "list of connections (ctnetlink)", fix)
+        }
+        _ => error,
+    }
+}
+
 impl Netns {
+    /// Whether connections can be listed and forgotten here, without listing any.
+    pub(crate) fn check_conntrack(&self) -> Result<()> {
+        let what = "statistics of connections";
+        let answer = self.netfilter()?.ask(what, request(MSG_GET_STATS, libc::AF_UNSPEC));
+        answer.map(drop).map_err(|e| of_subsystem(what, e))
+    }
+
     /// All tracked connections of both families. The kernel tracks once some rule asks for a state or translates.
     ///
     /// See [conntrack(8)](https://man7.org/linux/man-pages/man8/conntrack.8.html). Needs `CAP_NET_ADMIN`.
@@ -194,7 +213,9 @@ impl Netns {
     /// `CONFIG_NF_CT_NETLINK`.
     #[doc(alias = "conntrack -L")]
     pub fn connections(&self) -> Result<Vec<Connection>> {
-        let answers = self.netfilter.dump("listing connections", request(MSG_GET, libc::AF_UNSPEC))?;
+        let what = "listing connections";
+        let answers = self.netfilter()?.dump(what, request(MSG_GET, libc::AF_UNSPEC));
+        let answers = answers.map_err(|e| of_subsystem(what, e))?;
         answers.iter().filter_map(|a| parse(a).transpose()).collect()
     }
 
@@ -204,7 +225,9 @@ impl Netns {
     /// As [`connections`](Self::connections).
     #[doc(alias = "conntrack -F")]
     pub fn flush_connections(&self) -> Result<()> {
-        self.netfilter.ask("flushing connections", request(MSG_DELETE, libc::AF_UNSPEC)).map(drop)
+        let what = "flushing connections";
+        let answer = self.netfilter()?.ask(what, request(MSG_DELETE, libc::AF_UNSPEC));
+        answer.map(drop).map_err(|e| of_subsystem(what, e))
     }
 
     /// Forgets the tracked connections for which `which` is true, and says how many there were. One that ends by itself
@@ -222,7 +245,7 @@ impl Netns {
             if let Some(id) = connection.id {
                 m.be32(CTA_ID, id);
             }
-            match self.netfilter.ask("forgetting a connection", m) {
+            match self.netfilter()?.ask("forgetting a connection", m) {
                 Ok(_) => count += 1,
                 Err(e) if e.kind() == crate::ErrorKind::NotFound => {}
                 Err(e) => return Err(e),

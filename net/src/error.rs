@@ -14,7 +14,8 @@ pub enum ErrorKind {
     NotFound,
     /// The caller lacks `CAP_NET_ADMIN` or `CAP_SYS_ADMIN` over the namespace (`EPERM`, `EACCES`).
     Permission,
-    /// The kernel was built without what was asked, or is too old (`EOPNOTSUPP`, `EPROTONOSUPPORT`).
+    /// The kernel was built without what was asked, its module is not there, or it is too old (`EOPNOTSUPP`,
+    /// `EPROTONOSUPPORT`, and what nftables says to a part that it lacks). The message names the part and what brings it.
     Unsupported,
     /// The object is in use (`EBUSY`).
     Busy,
@@ -33,6 +34,7 @@ struct Inner {
     kind: ErrorKind,
     what: String,
     detail: Option<String>,
+    hint: Option<String>,
     errno: Option<i32>,
 }
 
@@ -52,8 +54,14 @@ impl Error {
         self.0.errno
     }
 
+    /// What to change on this machine, where that is known: the module to load, the kernel's option.
+    #[must_use]
+    pub fn hint(&self) -> Option<&str> {
+        self.0.hint.as_deref()
+    }
+
     fn new(kind: ErrorKind, what: String, detail: Option<String>, errno: Option<i32>) -> Self {
-        Self(Box::new(Inner { kind, what, detail, errno }))
+        Self(Box::new(Inner { kind, what, detail, hint: None, errno }))
     }
 
     /// `what` names the field and the value, `fix` what would be valid.
@@ -88,6 +96,15 @@ impl Error {
         Self::new(kind, what.to_string(), note, Some(errno))
     }
 
+    /// A part of the kernel that is not there, whatever the kernel says to that: `ENOENT`, `EINVAL`, `EOPNOTSUPP`. `fix`
+    /// names the module or option that brings it.
+    pub(crate) fn lacking(what: impl fmt::Display, errno: i32, part: &str, fix: impl fmt::Display) -> Self {
+        let detail = format!("the kernel has no {part}");
+        let mut new = Self::new(ErrorKind::Unsupported, what.to_string(), Some(detail), Some(errno));
+        new.0.hint = Some(fix.to_string());
+        new
+    }
+
     /// The same error, with the name of the object in front.
     pub(crate) fn context(mut self, what: impl fmt::Display) -> Self {
         self.0.what = format!("{what}: {}", self.0.what);
@@ -102,15 +119,16 @@ impl fmt::Display for Error {
             write!(f, ": {}", std::io::Error::from_raw_os_error(errno))?;
         }
         match (&self.0.detail, self.0.kind, self.0.errno) {
-            (Some(detail), _, _) => write!(f, ": {detail}"),
+            (Some(detail), _, _) => write!(f, ": {detail}")?,
             (None, ErrorKind::Permission, Some(_)) => f.write_str(
                 ": the caller needs CAP_NET_ADMIN in the user namespace that owns this network namespace",
-            ),
+            )?,
             (None, ErrorKind::Unsupported, Some(_)) => {
-                f.write_str(": this kernel was built without it or is too old for it")
+                f.write_str(": this kernel was built without it or is too old for it")?;
             }
-            _ => Ok(()),
+            _ => {}
         }
+        self.0.hint.iter().try_for_each(|hint| write!(f, ": {hint}"))
     }
 }
 

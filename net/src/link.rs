@@ -282,7 +282,7 @@ impl Netns {
                 });
             }
         });
-        self.route.ask(&format!("creating {text} link {name}"), request).map(drop)
+        self.new_link(text, &format!("creating {text} link {name}"), request)
     }
 
     /// Makes a veth pair, both ends down: `name` in this namespace and `peer` in `peer_ns`. Neither end is ever in a third
@@ -291,7 +291,8 @@ impl Netns {
     /// See [veth(4)](https://man7.org/linux/man-pages/man4/veth.4.html).
     ///
     /// # Errors
-    /// [`Exists`](crate::ErrorKind::Exists) if either name is taken.
+    /// [`Exists`](crate::ErrorKind::Exists) if either name is taken; [`Unsupported`](crate::ErrorKind::Unsupported) on a
+    /// kernel without veth.
     pub fn add_veth(&self, name: &IfName, peer_ns: &Self, peer: &IfName) -> Result<()> {
         let mut request =
             Message::new(libc::RTM_NEWLINK, libc::NLM_F_CREATE | libc::NLM_F_EXCL).fixed(&ifinfo(0, 0, 0));
@@ -306,7 +307,20 @@ impl Netns {
                 });
             });
         });
-        self.route.ask(&format!("creating veth pair {name} and {peer}"), request).map(drop)
+        self.new_link("veth", &format!("creating veth pair {name} and {peer}"), request)
+    }
+
+    fn new_link(&self, kind: &str, what: &str, request: Message) -> Result<()> {
+        self.route.ask(what, request).map(drop).map_err(|e| match e.errno() {
+            Some(libc::EOPNOTSUPP) => {
+                // The module of VLANs is named after the standard.
+                let module = if kind == "vlan" { "8021q" } else { kind };
+                let option = if kind == "vlan" { "VLAN_8021Q".into() } else { kind.to_uppercase() };
+                let fix = format!("modprobe {module}, or run one with CONFIG_{option}");
+                Error::lacking(what, libc::EOPNOTSUPP, &format!("links of the kind {kind}"), fix)
+            }
+            _ => e,
+        })
     }
 
     /// Changes a link.

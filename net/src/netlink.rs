@@ -147,12 +147,14 @@ impl<'a> Reply<'a> {
         Ok((head, Attrs::parse(rest)?))
     }
 
-    /// For `NLMSG_ERROR`: the errno (0 is an acknowledgement) and the text of the extended acknowledgement.
-    pub(crate) fn status(&self) -> Result<(i32, Option<String>)> {
+    /// For `NLMSG_ERROR`: what the kernel says to a request.
+    pub(crate) fn status(&self) -> Result<Status> {
         const NLM_F_CAPPED: u16 = 0x100;
         const NLM_F_ACK_TLVS: u16 = 0x200;
+        const NLMSGERR_ATTR_MSG: u16 = 1;
+        const NLMSGERR_ATTR_OFFS: u16 = 2;
         let code = be_ne_u32(self.body, 0).ok_or_else(|| Error::malformed("netlink error message"))? as i32;
-        let mut note = None;
+        let (mut note, mut offset) = (None, None);
         if self.flags & NLM_F_ACK_TLVS != 0 {
             // Behind the errno: the offending header, with its payload unless capped.
             let echoed = if self.flags & NLM_F_CAPPED != 0 {
@@ -161,10 +163,24 @@ impl<'a> Reply<'a> {
                 be_ne_u32(self.body, 4).unwrap_or_default() as usize
             };
             let tail = self.body.get(4 + echoed.next_multiple_of(4)..).unwrap_or_default();
-            note = Attrs::parse(tail).ok().and_then(|attrs| attrs.text(1));
+            if let Ok(attrs) = Attrs::parse(tail) {
+                note = attrs.text(NLMSGERR_ATTR_MSG);
+                offset = attrs.u32(NLMSGERR_ATTR_OFFS).map(|offset| offset as usize);
+            }
         }
-        Ok((code.saturating_neg(), note))
+        Ok(Status { errno: code.saturating_neg(), note, offset })
     }
+}
+
+/// An acknowledgement, with what an extended one adds.
+#[derive(Debug)]
+pub(crate) struct Status {
+    /// 0 is success.
+    pub(crate) errno: i32,
+    /// The kernel's own words.
+    pub(crate) note: Option<String>,
+    /// Where in the request, from its header on, the attribute begins that the kernel did not like.
+    pub(crate) offset: Option<usize>,
 }
 
 /// Attributes, each cut out once; asking for one never fails, it is just absent.

@@ -7,10 +7,12 @@ use std::thread;
 use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::error::{Error, Result};
-use crate::socket::Socket;
+use crate::socket::{self, Socket};
 use crate::sys;
 
-/// A network namespace, held by a descriptor, with the two netlink sockets through which everything in it is done.
+/// A network namespace, held by a descriptor, with the two netlink sockets through which everything in it is done. On a
+/// kernel without nfnetlink there are links, addresses and routes; what takes nftables or conntrack is
+/// [`Unsupported`](crate::ErrorKind::Unsupported).
 ///
 /// The calling thread never changes its namespace: sockets belong to the namespace in which they were opened, and a helper
 /// thread opens them. With the last descriptor and the last process inside, the namespace and all that is in it vanish,
@@ -20,7 +22,8 @@ use crate::sys;
 pub struct Netns {
     fd: OwnedFd,
     pub(crate) route: Socket,
-    pub(crate) netfilter: Socket,
+    /// A kernel without nfnetlink has links all the same: who asks for rules gets the error.
+    netfilter: Result<Socket>,
 }
 
 impl Netns {
@@ -45,7 +48,7 @@ impl Netns {
     /// # Errors
     /// [`Permission`](crate::ErrorKind::Permission) without `CAP_NET_ADMIN` in the user namespace that owns it.
     pub fn current() -> Result<Self> {
-        Self::adopt(Socket::open(libc::NETLINK_ROUTE)?, Socket::open(libc::NETLINK_NETFILTER)?)
+        Self::adopt(Socket::open(libc::NETLINK_ROUTE)?, Socket::open(libc::NETLINK_NETFILTER))
     }
 
     /// The namespace that `namespace` refers to: an open `/proc/PID/ns/net`, or a file on which one is mounted.
@@ -67,8 +70,9 @@ impl Netns {
                     Error::system("opening a network namespace", e.raw_os_error().unwrap_or(libc::EPERM))
                 };
                 let user = sys::owner_of_namespace(fd).map_err(failed)?;
-                let [route, netfilter] = sys::sockets_inside(user.as_fd(), fd).map_err(failed)?;
-                Self::adopt(Socket::adopt(route)?, Socket::adopt(netfilter)?)
+                let (route, netfilter) = sys::sockets_inside(user.as_fd(), fd).map_err(failed)?;
+                let netfilter = netfilter.map_err(|errno| socket::unopened(libc::NETLINK_NETFILTER, errno));
+                Self::adopt(Socket::adopt(route)?, netfilter.and_then(Socket::adopt))
             }
             result => result,
         }
@@ -80,19 +84,32 @@ impl Netns {
     /// # Errors
     /// The sockets are of different namespaces, are no netlink sockets, or the caller has no `CAP_NET_ADMIN` over them.
     pub fn from_sockets(route: OwnedFd, netfilter: OwnedFd) -> Result<Self> {
-        Self::adopt(Socket::adopt(route)?, Socket::adopt(netfilter)?)
+        Self::adopt(Socket::adopt(route)?, Ok(Socket::adopt(netfilter)?))
     }
 
-    fn adopt(route: Socket, netfilter: Socket) -> Result<Self> {
+    fn adopt(route: Socket, netfilter: Result<Socket>) -> Result<Self> {
         let namespace = |socket: &Socket| {
             sys::namespace_of_socket(socket.fd().as_fd())
                 .map_err(|e| Error::system("ioctl(SIOCGSKNS)", e.raw_os_error().unwrap_or(0)))
         };
         let fd = namespace(&route)?;
-        if inode(&fd)? != inode(&namespace(&netfilter)?)? {
-            return Err(Error::invalid("the two netlink sockets", "both must be of one network namespace"));
+        if let Ok(netfilter) = &netfilter {
+            if inode(&fd)? != inode(&namespace(netfilter)?)? {
+                return Err(Error::invalid(
+                    "the two netlink sockets",
+                    "both must be of one network namespace",
+                ));
+            }
         }
         Ok(Self { fd, route, netfilter })
+    }
+
+    /// The way to nftables and conntrack.
+    ///
+    /// # Errors
+    /// The kernel has none.
+    pub(crate) fn netfilter(&self) -> Result<&Socket> {
+        self.netfilter.as_ref().map_err(Clone::clone)
     }
 
     /// The inode of the namespace, the number in `/proc/PID/ns/net`: equal for two handles of one namespace.

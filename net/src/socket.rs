@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, send};
 
 use crate::error::{Error, Result};
-use crate::netlink::{Message, split};
+use crate::netlink::{Message, Status, split};
 use crate::sys;
 
 const NETLINK_CAP_ACK: i32 = 10;
@@ -31,9 +31,38 @@ pub(crate) struct Answer {
     pub(crate) body: Vec<u8>,
 }
 
+/// What the kernel refused of a batch.
+#[derive(Debug)]
+pub(crate) struct Refused<'a> {
+    /// Which message; `None` for the frame around them.
+    pub(crate) index: Option<usize>,
+    /// The message as it was sent, and all after it.
+    pub(crate) message: &'a [u8],
+    pub(crate) errno: i32,
+    pub(crate) note: Option<String>,
+    /// Where in the message the attribute begins that the kernel did not like, if it says.
+    pub(crate) offset: Option<usize>,
+}
+
 impl Answer {
     pub(crate) fn parts(&self, fixed: usize) -> Result<(&[u8], crate::netlink::Attrs<'_>)> {
         crate::netlink::Reply { kind: self.kind, flags: 0, seq: 0, body: &self.body }.parts(fixed)
+    }
+}
+
+/// Why there is no socket: opening one takes no privilege.
+pub(crate) fn unopened(protocol: i32, errno: i32) -> Error {
+    if protocol == libc::NETLINK_ROUTE {
+        return Error::system("socket(AF_NETLINK, NETLINK_ROUTE)", errno);
+    }
+    let what = "socket(AF_NETLINK, NETLINK_NETFILTER)";
+    match errno {
+        libc::EPROTONOSUPPORT | libc::EAFNOSUPPORT | libc::EPERM | libc::EACCES => {
+            let fix = "modprobe nfnetlink, or run one with CONFIG_NETFILTER_NETLINK; an outer container's or service's \
+                       filter may also hide it";
+            Error::lacking(what, errno, "nfnetlink, which rules for packets go through", fix)
+        }
+        _ => Error::system(what, errno),
     }
 }
 
@@ -41,13 +70,13 @@ impl Socket {
     /// Opens a socket in the calling thread's network namespace.
     pub(crate) fn open(protocol: i32) -> Result<Self> {
         use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
-        let protocol = if protocol == libc::NETLINK_ROUTE {
+        let by_name = if protocol == libc::NETLINK_ROUTE {
             SockProtocol::NetlinkRoute
         } else {
             SockProtocol::NetlinkNetFilter
         };
-        let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)
-            .map_err(|e| Error::system(format_args!("socket(AF_NETLINK, {protocol:?})"), e as i32))?;
+        let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, by_name)
+            .map_err(|e| unopened(protocol, e as i32))?;
         Self::adopt(fd)
     }
 
@@ -128,7 +157,7 @@ impl Socket {
                 interrupted |= i32::from(reply.flags) & libc::NLM_F_DUMP_INTR != 0;
                 match i32::from(reply.kind) {
                     libc::NLMSG_ERROR | libc::NLMSG_DONE => {
-                        let (errno, note) = reply.status()?;
+                        let Status { errno, note, .. } = reply.status()?;
                         return match errno {
                             0 if interrupted => Err(Error::system(what, libc::EINTR)),
                             0 => Ok(answers),
@@ -144,12 +173,12 @@ impl Socket {
 
     /// Sends netfilter messages as one transaction: all of them or none.
     ///
-    /// `describe` names the message of an index for the error.
+    /// `refused` makes an error of the first message that the kernel refused.
     pub(crate) fn batch(
         &self,
         what: &str,
         messages: Vec<Message>,
-        describe: impl Fn(usize) -> String,
+        refused: impl Fn(Refused<'_>) -> Error,
     ) -> Result<()> {
         let Some(count) = u32::try_from(messages.len()).ok().filter(|n| *n > 0) else { return Ok(()) };
         let mut last = self.lock();
@@ -158,13 +187,17 @@ impl Socket {
         // struct nfgenmsg: family, version, resource id (the subsystem) in network order.
         let frame = [0, 0, 0, libc::NFNL_SUBSYS_NFTABLES as u8];
         let mut bytes = Message::new(libc::NFNL_MSG_BATCH_BEGIN as u16, 0).fixed(&frame).finish(first)?;
+        // Where each message begins, the frame's two among them.
+        let mut starts = vec![0];
         for (index, mut message) in (1..=count).zip(messages) {
             // One acknowledgement is enough: the kernel commits before it delivers any.
             if index == count {
                 message.add_flags(libc::NLM_F_ACK);
             }
+            starts.push(bytes.len());
             bytes.extend(message.finish(first.wrapping_add(index))?);
         }
+        starts.push(bytes.len());
         bytes.extend(Message::new(libc::NFNL_MSG_BATCH_END as u16, 0).fixed(&frame).finish(*last)?);
         // A batch is one datagram. FORCE needs CAP_NET_ADMIN over the socket's namespace, which the batch needs anyway;
         // where it is refused the ordinary limit holds and `send` says EMSGSIZE.
@@ -186,15 +219,14 @@ impl Socket {
                 if index > count + 1 || i32::from(reply.kind) != libc::NLMSG_ERROR {
                     continue;
                 }
-                match reply.status()? {
-                    (0, _) => acknowledged |= index == count,
-                    (errno, note) if error.is_none() => {
-                        let object = if index == 0 || index > count {
-                            what.to_owned()
-                        } else {
-                            format!("{what}: {}", describe(index as usize - 1))
-                        };
-                        error = Some(Error::kernel(object, errno, note));
+                let Status { errno, note, offset } = reply.status()?;
+                match errno {
+                    0 => acknowledged |= index == count,
+                    _ if error.is_none() => {
+                        let message = starts.get(index as usize).and_then(|start| bytes.get(*start..));
+                        let index = index.checked_sub(1).filter(|n| *n < count).map(|n| n as usize);
+                        let message = message.unwrap_or_default();
+                        error = Some(refused(Refused { index, message, errno, note, offset }));
                     }
                     _ => {}
                 }

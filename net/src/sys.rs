@@ -79,15 +79,18 @@ pub(crate) fn attach_tap(tun: &File, name: &str) -> io::Result<()> {
 /// The two netlink protocols that a namespace handle needs.
 pub(crate) const PROTOCOLS: [i32; 2] = [libc::NETLINK_ROUTE, libc::NETLINK_NETFILTER];
 
-/// What the helper process sends: an errno (0 is success) with the sockets beside it.
+/// What the helper process sends beside the errno of each protocol (0 is success): the sockets.
 #[repr(C, align(8))]
 struct Control([u8; 64]);
+
+/// The route socket, and the netfilter socket or the errno of a kernel without it.
+pub(crate) type Sockets = (OwnedFd, Result<OwnedFd, i32>);
 
 /// Opens netlink sockets inside a namespace of another user namespace.
 ///
 /// Joining a user namespace is refused to a process with threads, so a short-lived child of one thread does it and hands
 /// the sockets back. The child has no exit signal: handlers and reapers of the host never see it.
-pub(crate) fn sockets_inside(user: BorrowedFd<'_>, net: BorrowedFd<'_>) -> io::Result<[OwnedFd; 2]> {
+pub(crate) fn sockets_inside(user: BorrowedFd<'_>, net: BorrowedFd<'_>) -> io::Result<Sockets> {
     let mut pair = [0; 2];
     // SAFETY: socketpair fills exactly the two integers of `pair`.
     check(unsafe {
@@ -120,37 +123,42 @@ pub(crate) fn sockets_inside(user: BorrowedFd<'_>, net: BorrowedFd<'_>) -> io::R
 /// The child of [`sockets_inside`]: no allocation, no lock, no return.
 fn helper(user: RawFd, net: RawFd, end: RawFd) -> ! {
     let mut sockets = [-1; 2];
+    let mut errnos = [0; 2];
+    let errno = || io::Error::last_os_error().raw_os_error().unwrap_or(libc::EPERM);
     // SAFETY: takes a descriptor number and a flag, no memory.
-    let mut failed = unsafe { libc::setns(user, libc::CLONE_NEWUSER) } < 0;
+    let mut joined = unsafe { libc::setns(user, libc::CLONE_NEWUSER) } == 0;
     // SAFETY: as above.
-    failed = failed || unsafe { libc::setns(net, libc::CLONE_NEWNET) } < 0;
-    for (socket, protocol) in sockets.iter_mut().zip(PROTOCOLS) {
-        if !failed {
-            // SAFETY: takes three integers, no memory.
-            *socket =
-                unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol) };
-            failed = *socket < 0;
-        }
+    joined = joined && unsafe { libc::setns(net, libc::CLONE_NEWNET) } == 0;
+    if !joined {
+        errnos = [errno(); 2];
     }
-    let mut errno = 0;
-    if failed {
-        errno = io::Error::last_os_error().raw_os_error().unwrap_or(libc::EPERM);
+    let mut count = 0;
+    for (protocol, failed) in PROTOCOLS.into_iter().zip(&mut errnos).filter(|_| joined) {
+        // SAFETY: takes three integers, no memory.
+        let socket = unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol) };
+        if socket < 0 {
+            *failed = errno();
+            break;
+        }
+        sockets[count] = socket;
+        count += 1;
     }
     let mut control = Control([0; 64]);
-    let mut part = libc::iovec { iov_base: (&raw mut errno).cast(), iov_len: size_of_val(&errno) };
+    let mut part = libc::iovec { iov_base: (&raw mut errnos).cast(), iov_len: size_of_val(&errnos) };
     // SAFETY: `msghdr` is plain old data for which all zero bytes are a valid value.
     let mut message: libc::msghdr = unsafe { mem::zeroed() };
     message.msg_iov = &raw mut part;
     message.msg_iovlen = 1;
-    if !failed {
+    if count > 0 {
+        let bytes = size_of_val(&sockets[..count]) as u32;
         message.msg_control = control.0.as_mut_ptr().cast();
-        // SAFETY: computes a constant from a constant.
-        message.msg_controllen = unsafe { libc::CMSG_SPACE(size_of_val(&sockets) as u32) } as _;
+        // SAFETY: computes a number from a number.
+        message.msg_controllen = unsafe { libc::CMSG_SPACE(bytes) } as _;
         // SAFETY: the control buffer is aligned, 64 bytes long and lives on this stack.
         let header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
         let filled = libc::cmsghdr {
-            // SAFETY: computes a constant from a constant.
-            cmsg_len: unsafe { libc::CMSG_LEN(size_of_val(&sockets) as u32) } as _,
+            // SAFETY: computes a number from a number.
+            cmsg_len: unsafe { libc::CMSG_LEN(bytes) } as _,
             cmsg_level: libc::SOL_SOCKET,
             cmsg_type: libc::SCM_RIGHTS,
         };
@@ -158,7 +166,7 @@ fn helper(user: RawFd, net: RawFd, end: RawFd) -> ! {
         unsafe { header.write(filled) };
         // SAFETY: computes an address inside the same buffer.
         let data = unsafe { libc::CMSG_DATA(header) };
-        // SAFETY: the buffer has room for two integers behind the header.
+        // SAFETY: the buffer has room for two integers behind the header; the length above says how many count.
         unsafe { data.cast::<[RawFd; 2]>().write_unaligned(sockets) };
     }
     // SAFETY: the message refers to locals that are alive.
@@ -167,11 +175,11 @@ fn helper(user: RawFd, net: RawFd, end: RawFd) -> ! {
     unsafe { libc::_exit(i32::from(sent < 0)) }
 }
 
-fn receive_sockets(end: BorrowedFd<'_>) -> io::Result<[OwnedFd; 2]> {
+fn receive_sockets(end: BorrowedFd<'_>) -> io::Result<Sockets> {
     use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
-    let mut errno = [0; 4];
+    let mut errnos = [0; 8];
     let mut space = nix::cmsg_space!([RawFd; 2]);
-    let mut parts = [io::IoSliceMut::new(&mut errno)];
+    let mut parts = [io::IoSliceMut::new(&mut errnos)];
     let message = recvmsg::<()>(end.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
     let mut sockets = Vec::new();
     for control in message.cmsgs()? {
@@ -183,9 +191,13 @@ fn receive_sockets(end: BorrowedFd<'_>) -> io::Result<[OwnedFd; 2]> {
         }
     }
     let got = message.bytes;
-    match (<[OwnedFd; 2]>::try_from(sockets), i32::from_ne_bytes(errno)) {
-        (Ok(sockets), 0) => Ok(sockets),
-        (_, errno) if errno > 0 && got == 4 => Err(io::Error::from_raw_os_error(errno)),
+    let [a, b, c, d, e, f, g, h] = errnos;
+    let errnos = [i32::from_ne_bytes([a, b, c, d]), i32::from_ne_bytes([e, f, g, h])];
+    let mut sockets = sockets.into_iter();
+    match (sockets.next(), sockets.next(), errnos) {
+        (Some(route), Some(netfilter), [0, 0]) => Ok((route, Ok(netfilter))),
+        (Some(route), None, [0, errno]) if errno > 0 => Ok((route, Err(errno))),
+        (None, None, [errno, _]) if errno > 0 && got == 8 => Err(io::Error::from_raw_os_error(errno)),
         _ => Err(io::Error::other("the helper process died")),
     }
 }

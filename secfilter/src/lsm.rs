@@ -1,186 +1,24 @@
 //! Labels of Linux security modules for the next exec: AppArmor profiles, SELinux contexts.
 
 mod apparmor;
+mod context;
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
+use std::process::Command;
 
 pub use apparmor::ContainerProfile;
+pub use context::{Context, LabelOption};
 
 use palisade_sys::{Fd, OpenHow, Program, Slot, Step};
 
 use crate::error::{Error, Repr};
-
-/// An SELinux context: `user:role:type`, and a level where the policy has levels.
-///
-/// ```
-/// # use palisade_secfilter::lsm::Context;
-/// let context: Context = "system_u:system_r:container_t:s0:c1,c2".parse()?;
-/// assert_eq!((context.kind(), context.level()), ("container_t", Some("s0:c1,c2")));
-/// assert_eq!(context.to_string(), "system_u:system_r:container_t:s0:c1,c2");
-/// # Ok::<(), palisade_secfilter::Error>(())
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Context {
-    user: String,
-    role: String,
-    kind: String,
-    level: Option<String>,
-}
-
-impl Context {
-    /// The SELinux user.
-    pub fn user(&self) -> &str {
-        &self.user
-    }
-
-    /// The role.
-    pub fn role(&self) -> &str {
-        &self.role
-    }
-
-    /// The type.
-    #[doc(alias = "type")]
-    pub fn kind(&self) -> &str {
-        &self.kind
-    }
-
-    /// The level or range of levels, with categories.
-    pub fn level(&self) -> Option<&str> {
-        self.level.as_deref()
-    }
-}
-
-impl FromStr for Context {
-    type Err = Error;
-
-    /// # Errors
-    /// [`Label`](crate::ErrorKind::Label) if a part is missing or has characters that no policy uses.
-    fn from_str(text: &str) -> Result<Self, Error> {
-        let bad = |why| bad_label(text, why);
-        let mut parts = text.splitn(4, ':');
-        let mut word = || {
-            let word = parts.next().ok_or_else(|| bad("an SELinux context is user:role:type[:level]"))?;
-            let plain = |b: u8| b.is_ascii_alphanumeric() || b"_-.".contains(&b);
-            if word.is_empty() || !word.bytes().all(plain) {
-                return Err(bad("user, role and type are words of letters, digits, `_`, `-` and `.`"));
-            }
-            Ok(word.to_owned())
-        };
-        let (user, role, kind) = (word()?, word()?, word()?);
-        let level = parts.next().map(str::to_owned);
-        let plain = |b: u8| b.is_ascii_alphanumeric() || b"_-.,:".contains(&b);
-        if level.as_ref().is_some_and(|level| level.is_empty() || !level.bytes().all(plain)) {
-            return Err(bad("a level is like s0 or s0-s0:c1,c2"));
-        }
-        Ok(Context { user, role, kind, level })
-    }
-}
-
-impl fmt::Display for Context {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}", self.user, self.role, self.kind)?;
-        match &self.level {
-            Some(level) => write!(f, ":{level}"),
-            None => Ok(()),
-        }
-    }
-}
-
-impl Context {
-    /// What SELinux policies for containers give a container's processes, with a pair of categories of its own: two
-    /// containers with different pairs don't reach each other's files.
-    ///
-    /// `pair` is any number: the 523,776 pairs of 1024 categories are counted through.
-    pub fn container(pair: u32) -> Self {
-        let mut rest = pair % 523_776;
-        let mut low = 0;
-        while rest >= 1023 - low {
-            rest -= 1023 - low;
-            low += 1;
-        }
-        let level = Some(format!("s0:c{low},c{}", low + 1 + rest));
-        Context { user: "system_u".into(), role: "system_r".into(), kind: "container_t".into(), level }
-    }
-
-    /// With one part changed; `None` for [`LabelOption::Disable`].
-    ///
-    /// # Errors
-    /// [`Label`](crate::ErrorKind::Label) if the part has characters that no policy uses.
-    pub fn with(&self, option: &LabelOption) -> Result<Option<Self>, Error> {
-        let mut new = self.clone();
-        match option {
-            LabelOption::Disable => return Ok(None),
-            LabelOption::User(user) => new.user.clone_from(user),
-            LabelOption::Role(role) => new.role.clone_from(role),
-            LabelOption::Kind(kind) => new.kind.clone_from(kind),
-            LabelOption::Level(level) => new.level = Some(level.clone()),
-        }
-        // A colon in a part would make others of it.
-        match new.to_string().parse::<Self>() {
-            Ok(read) if read == new => Ok(Some(new)),
-            Ok(_) => Err(bad_label(option.to_string(), "user, role and type have no colon")),
-            Err(error) => Err(error),
-        }
-    }
-}
-
-/// A change of a container's [`Context`], as engines spell it: `type:svirt_apache_t`, `disable`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum LabelOption {
-    /// `disable`: no label at all.
-    Disable,
-    /// `user:USER`.
-    User(String),
-    /// `role:ROLE`.
-    Role(String),
-    /// `type:TYPE`.
-    Kind(String),
-    /// `level:LEVEL`.
-    Level(String),
-}
-
-impl FromStr for LabelOption {
-    type Err = Error;
-
-    /// # Errors
-    /// [`Label`](crate::ErrorKind::Label) for another word, or a part that no context can have.
-    fn from_str(text: &str) -> Result<Self, Error> {
-        let option = match text.split_once(':') {
-            None if text == "disable" => Self::Disable,
-            Some(("user", user)) => Self::User(user.to_owned()),
-            Some(("role", role)) => Self::Role(role.to_owned()),
-            Some(("type", kind)) => Self::Kind(kind.to_owned()),
-            Some(("level", level)) => Self::Level(level.to_owned()),
-            _ => {
-                return Err(bad_label(
-                    text,
-                    "a label option is disable, user:USER, role:ROLE, type:TYPE or level:LEVEL",
-                ));
-            }
-        };
-        Context::container(0).with(&option)?;
-        Ok(option)
-    }
-}
-
-impl fmt::Display for LabelOption {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Disable => f.write_str("disable"),
-            Self::User(user) => write!(f, "user:{user}"),
-            Self::Role(role) => write!(f, "role:{role}"),
-            Self::Kind(kind) => write!(f, "type:{kind}"),
-            Self::Level(level) => write!(f, "level:{level}"),
-        }
-    }
-}
+use crate::sys;
 
 /// A label that the next exec of a thread takes.
 ///
-/// An inactive module or a profile that is not loaded is an error, unless [`optional`](ExecLabel::optional) was asked for:
+/// An inactive module, a profile that is not loaded or a context that the policy does not know is an error, unless [`optional`](ExecLabel::optional) was asked for:
 /// never a silently unconfined program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExecLabel {
@@ -215,12 +53,14 @@ impl ExecLabel {
         Ok(ExecLabel { module: Module::AppArmor(profile.to_owned()), optional: false })
     }
 
-    /// An SELinux context. The loaded policy decides whether the transition is allowed.
+    /// An SELinux context. The loaded policy decides whether the transition is allowed; where it is not, the exec fails
+    /// (`EACCES`, with no_new_privs `EPERM`). A permissive SELinux allows everything: its state is in
+    /// [/sys/fs/selinux/enforce](https://docs.kernel.org/admin-guide/LSM/SELinux.html), and in a preflight of the umbrella crate.
     pub fn selinux(context: Context) -> Self {
         ExecLabel { module: Module::SeLinux(context), optional: false }
     }
 
-    /// Where the module is not active or the profile not loaded, go on without.
+    /// Where the module is not active, the profile not loaded or the context unknown, go on without.
     pub fn optional(mut self) -> Self {
         self.optional = true;
         self
@@ -229,19 +69,29 @@ impl ExecLabel {
     /// Checks the label against the running system: `false` if it is optional and cannot be had.
     ///
     /// # Errors
-    /// [`Label`](crate::ErrorKind::Label) if the module is not active, or the profile not loaded; [`File`](crate::ErrorKind::File)
-    /// if securityfs cannot be read.
+    /// [`Label`](crate::ErrorKind::Label) if the module is not active, the profile not loaded or the context not one of the
+    /// policy's; [`File`](crate::ErrorKind::File) if securityfs cannot be read.
     pub fn check(&self) -> Result<bool, Error> {
-        self.check_in(Path::new("/sys/kernel/security"))
+        self.check_in(Path::new("/sys"))
     }
 
-    fn check_in(&self, securityfs: &Path) -> Result<bool, Error> {
+    fn check_in(&self, sys: &Path) -> Result<bool, Error> {
+        let securityfs = &sys.join("kernel/security");
         let missing = |why: String| if self.optional { Ok(false) } else { Err(bad_label(self.text(), &why)) };
         let name = self.module.name();
         if !active_in(securityfs)?.iter().any(|module| module == name) {
             return missing(format!("{name} is not active (see /sys/kernel/security/lsm)"));
         }
-        let Module::AppArmor(profile) = &self.module else { return Ok(true) };
+        let profile = match &self.module {
+            Module::AppArmor(profile) => profile,
+            Module::SeLinux(context) => {
+                return match context.is_known_in(&sys.join("fs/selinux")) {
+                    Some(false) => missing("the loaded SELinux policy does not know this context".to_owned()),
+                    // Nobody to ask: the kernel refuses the write then.
+                    Some(true) | None => Ok(true),
+                };
+            }
+        };
         let list = securityfs.join("apparmor/profiles");
         match std::fs::read_to_string(&list) {
             Ok(list) if profile == "unconfined" || loaded(&list, profile) => Ok(true),
@@ -293,6 +143,31 @@ impl ExecLabel {
         Ok(Some(program))
     }
 
+    /// Has the program that `command` executes take the label; `false` if it is optional and cannot be had. What the kernel
+    /// says to it in the child is the error of the command's `spawn`.
+    ///
+    /// Call it before a filter or Landlock confines the same command, which might refuse to open /proc.
+    ///
+    /// ```no_run
+    /// use palisade_secfilter::lsm::{Context, ExecLabel};
+    ///
+    /// let mut command = std::process::Command::new("/usr/bin/server");
+    /// ExecLabel::selinux(Context::container(7)).confine(&mut command)?;
+    /// command.spawn()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`check`](ExecLabel::check).
+    pub fn confine(&self, command: &mut Command) -> Result<bool, Error> {
+        let program = self.prepare()?;
+        let there = program.is_some();
+        if let Some(program) = program {
+            sys::before_exec(command, program.image());
+        }
+        Ok(there)
+    }
+
     /// Whether a process has this label, whose `/proc/PID/attr/current` has the text `current`.
     pub fn is_in(&self, current: impl AsRef<std::ffi::OsStr>) -> bool {
         let current = current.as_ref().to_string_lossy();
@@ -301,7 +176,7 @@ impl ExecLabel {
             Module::AppArmor(profile) => {
                 current == profile || current.rsplit_once(" (").is_some_and(|(name, _)| name == profile)
             }
-            Module::SeLinux(context) => current == context.to_string(),
+            Module::SeLinux(context) => current.parse().is_ok_and(|current| context.is_same(&current)),
         }
     }
 
@@ -354,42 +229,6 @@ mod tests {
     use crate::ErrorKind;
 
     #[test]
-    fn contexts_round_trip() {
-        for text in
-            ["a:b:c", "u:r:t:s0", "system_u:system_r:container_t:s0-s0:c0.c1023", "u:r:t-2.x:s0:c1,c2"]
-        {
-            assert_eq!(text.parse::<Context>().unwrap().to_string(), text);
-        }
-        for text in ["", "a", "a:b", "a::c", "a:b:c:", "a:b:c d", "a:b:c\n", "a:b:c:s0\0", "é:b:c"] {
-            assert_eq!(text.parse::<Context>().unwrap_err().kind(), ErrorKind::Label, "{text:?}");
-        }
-    }
-
-    #[test]
-    fn containers_have_pairs_of_their_own() {
-        let level = |pair| Context::container(pair).level().unwrap().to_owned();
-        assert_eq!(
-            (level(0), level(1022), level(1023)),
-            ("s0:c0,c1".into(), "s0:c0,c1023".into(), "s0:c1,c2".into())
-        );
-        assert_eq!((level(523_775), level(523_776)), ("s0:c1022,c1023".into(), level(0)));
-        let pairs: std::collections::HashSet<String> = (0..523_776).step_by(97).map(level).collect();
-        assert_eq!(pairs.len(), 5400);
-    }
-
-    #[test]
-    fn label_options_change_one_part() {
-        let base = Context::container(0);
-        let with = |text: &str| base.with(&text.parse().unwrap()).unwrap().map(|context| context.to_string());
-        assert_eq!(with("type:svirt_apache_t").as_deref(), Some("system_u:system_r:svirt_apache_t:s0:c0,c1"));
-        assert_eq!(with("level:s0:c100,c200").as_deref(), Some("system_u:system_r:container_t:s0:c100,c200"));
-        assert_eq!(with("disable"), None);
-        for text in ["", "type", "type:", "type:a b", "user:a:b", "level:", "colour:red", "Disable"] {
-            assert_eq!(text.parse::<LabelOption>().unwrap_err().kind(), ErrorKind::Label, "{text:?}");
-        }
-    }
-
-    #[test]
     fn a_profile_is_text_without_surprises() {
         let profile = ContainerProfile::new("job-1.a_b").unwrap().deny_writes("/srv/data/").unwrap();
         let text = profile.to_string();
@@ -416,6 +255,9 @@ mod tests {
         assert!(ExecLabel::apparmor("unconfined").unwrap().is_in("unconfined\n"));
         let context = ExecLabel::selinux("u:r:t:s0".parse().unwrap());
         assert!(context.is_in("u:r:t:s0\0") && !context.is_in("u:r:t:s0:c1") && !context.is_in(""));
+        // The kernel's spelling of the same level.
+        let context = ExecLabel::selinux("u:r:t:s0-s0:c7,c2,c1,c0".parse().unwrap());
+        assert!(context.is_in("u:r:t:s0-s0:c0.c2,c7\0") && !context.is_in("u:r:t:s0-s0:c0.c7\0"));
     }
 
     /// A80: a securityfs made of files, as the kernel's looks.
@@ -423,9 +265,10 @@ mod tests {
     fn a80_an_absent_module_or_profile_is_an_error_unless_optional() {
         let dir = tempfile::tempdir().unwrap();
         let with = |lsm: &str, profiles: Option<&str>| {
-            std::fs::write(dir.path().join("lsm"), lsm).unwrap();
-            std::fs::create_dir_all(dir.path().join("apparmor")).unwrap();
-            let list = dir.path().join("apparmor/profiles");
+            let securityfs = dir.path().join("kernel/security");
+            std::fs::create_dir_all(securityfs.join("apparmor")).unwrap();
+            std::fs::write(securityfs.join("lsm"), lsm).unwrap();
+            let list = securityfs.join("apparmor/profiles");
             match profiles {
                 Some(text) => std::fs::write(list, text).unwrap(),
                 None => drop(std::fs::remove_file(list)),
@@ -467,7 +310,7 @@ mod tests {
             let mut program = Program::new();
             let slot = label.open(&mut program, Fd::number(std::os::fd::AsRawFd::as_raw_fd(&proc)));
             label.write(&mut program, slot);
-            crate::sys::run(&mut program.image()).unwrap();
+            sys::run(&mut program.image()).unwrap();
             assert_eq!(std::fs::read_to_string(attributes.join(path)).unwrap(), expected);
         }
     }

@@ -106,6 +106,8 @@ const NOT_TRIED: &[&str] = &[
     "munlockall",
     "setsid",
     "restart_syscall",
+    // It makes a queue, which would stay: -1 is a key, and all flags.
+    "msgget",
     // The kernel asks no filter about these (Linux 6.14 and newer), and kills whoever is not its own trampoline.
     "uretprobe",
     "uprobe",

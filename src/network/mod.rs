@@ -1,6 +1,7 @@
 //! The network of a sandbox.
 
 mod names;
+mod probe;
 mod readback;
 mod user_mode;
 mod wiring;
@@ -16,6 +17,7 @@ use palisade_ns::{AnyNs, Namespace, Ns, kind};
 use crate::sandbox::{Lifetime, Spec, View};
 
 pub(crate) use names::Etc;
+pub(crate) use probe::{Rules, try_rules};
 pub(crate) use wiring::{Connection, Wiring};
 
 /// What a payload sees of networks: [`SandboxBuilder::network`](crate::SandboxBuilder::network). Behind the feature `net`.

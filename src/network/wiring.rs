@@ -160,12 +160,17 @@ impl Wiring {
                 vec![PolicyRule::everything().peer(v4).peer(v6)]
             }
         };
-        let mut policy = Policy::new("sandbox", "egress", Selector::all()).isolate(Direction::Egress);
-        policy.egress = Some(rules);
-        let cluster =
-            Cluster::new().group(Group::new("sandbox")).pod(Pod::new("sandbox", "payload")).policy(policy);
-        cluster.pod_table("palisade-egress", "sandbox", "payload", &Options::new()).map(Some)
+        table_of(rules).map(Some)
     }
+}
+
+/// Rules by which nothing leaves but what is allowed: both families, in one table.
+pub(super) fn table_of(rules: Vec<PolicyRule>) -> palisade_net::Result<Table> {
+    let mut policy = Policy::new("sandbox", "egress", Selector::all()).isolate(Direction::Egress);
+    policy.egress = Some(rules);
+    let cluster =
+        Cluster::new().group(Group::new("sandbox")).pod(Pod::new("sandbox", "payload")).policy(policy);
+    cluster.pod_table("palisade-egress", "sandbox", "payload", &Options::new())
 }
 
 /// Where clouds keep credentials, beside the link-local addresses: Alibaba, Azure, Oracle, and Amazon by IPv6.
@@ -232,9 +237,10 @@ fn allow_pings(inside: &Netns) -> Result<()> {
     done.map_err(of_net)
 }
 
-fn of_net(error: palisade_net::Error) -> Error {
-    let errno = error.errno();
-    Error::from_source(ErrorKind::Setup, Step::Network, error, errno)
+pub(super) fn of_net(error: palisade_net::Error) -> Error {
+    let (errno, hint) = (error.errno(), error.hint().map(str::to_owned));
+    let new = Error::from_source(ErrorKind::Setup, Step::Network, error, errno);
+    hint.iter().fold(new, |new, hint| new.with_hint_at_the_end(hint))
 }
 
 /// The addresses of the host program's own network.

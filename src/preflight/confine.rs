@@ -4,6 +4,8 @@ use palisade_secfilter::landlock::Landlock;
 use palisade_secfilter::lsm;
 
 use super::{Feature, Preflight, Status};
+#[cfg(feature = "net")]
+use crate::network::{Rules, try_rules};
 use crate::sys;
 
 /// What filters of this library answer with.
@@ -67,7 +69,15 @@ fn modules(report: &mut Preflight) {
     for (feature, name) in [(Feature::AppArmor, "apparmor"), (Feature::Selinux, "selinux")] {
         match &active {
             Ok(active) if active.iter().any(|module| module == name) => {
-                report.available(feature, format!("active: {}", active.join(",")));
+                let seen = format!("active: {}", active.join(","));
+                match std::fs::read_to_string("/sys/fs/selinux/enforce") {
+                    // Labels are taken, and what the policy denies is allowed.
+                    Ok(mode) if feature == Feature::Selinux && mode.trim() == "0" => {
+                        let fix = Some("setenforce 1".to_owned());
+                        report.push(feature, Status::Limited, format!("permissive; {seen}"), fix);
+                    }
+                    _ => report.available(feature, seen),
+                }
             }
             Ok(active) => {
                 let fix =
@@ -82,31 +92,44 @@ fn modules(report: &mut Preflight) {
     }
 }
 
+/// Without the feature `net` it is as much as can be asked, and as much as anybody here needs.
+#[cfg(not(feature = "net"))]
 fn nftables(report: &mut Preflight) {
-    const FIX: &str = "modprobe nf_tables, on a kernel with CONFIG_NF_TABLES";
-    if let Err(error) = sys::open_netfilter() {
-        let seen = format!("socket(AF_NETLINK, SOCK_RAW, NETLINK_NETFILTER): {error}");
-        return report.missing(Feature::Nftables, seen, FIX);
-    }
-    match rules() {
-        Some(Ok(())) => report.available(Feature::Nftables, "in a network namespace of its own"),
-        Some(Err(error)) => report.missing(Feature::Nftables, error, FIX),
-        None => {
-            let seen =
-                "nfnetlink answers; nf_tables itself is tried by a privileged caller, with the feature `net`";
-            report.push(Feature::Nftables, Status::Unknown, seen.into(), None);
+    match sys::open_netfilter() {
+        Ok(_) => {
+            let seen = "nfnetlink answers; nf_tables itself is tried with the feature `net`".into();
+            report.push(Feature::Nftables, Status::Unknown, seen, None);
+        }
+        Err(error) => {
+            let seen = format!("socket(AF_NETLINK, SOCK_RAW, NETLINK_NETFILTER): {error}");
+            report.missing(Feature::Nftables, seen, "modprobe nfnetlink nf_tables");
         }
     }
 }
 
-/// Reads the rules of a new network namespace; `None` where this can't be tried.
 #[cfg(feature = "net")]
-fn rules() -> Option<Result<(), String>> {
-    let netns = palisade_net::Netns::create().ok()?;
-    Some(netns.ruleset().map(drop).map_err(|error| error.to_string()))
-}
-
-#[cfg(not(feature = "net"))]
-fn rules() -> Option<Result<(), String>> {
-    None
+fn nftables(report: &mut Preflight) {
+    let told = |error: &crate::Error| {
+        let fix = error.hint().unwrap_or("run a kernel with CONFIG_NF_TABLES").to_owned();
+        (super::names::said(error), fix)
+    };
+    match try_rules() {
+        Ok(Rules::Bridge) => report.available(Feature::Nftables, "egress rules, and a bridge with its rules"),
+        Ok(Rules::Egress) => report.available(
+            Feature::Nftables,
+            "egress rules in a user namespace of its own; a bridge is for privileged callers",
+        ),
+        Ok(Rules::NoBridge(error)) => {
+            let (seen, fix) = told(&error);
+            report.push(Feature::Nftables, Status::Limited, format!("egress rules alone: {seen}"), Some(fix));
+        }
+        Ok(Rules::Untried(error)) => {
+            let seen = format!("no network namespace to try it in: {}", super::names::said(&error));
+            report.push(Feature::Nftables, Status::Unknown, seen, None);
+        }
+        Err(error) => {
+            let (seen, fix) = told(&error);
+            report.missing(Feature::Nftables, seen, fix);
+        }
+    }
 }

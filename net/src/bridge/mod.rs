@@ -162,7 +162,8 @@ impl Bridge {
     /// # Errors
     /// [`Invalid`](crate::ErrorKind::Invalid) for networks that are too small or overlap;
     /// [`Exists`](crate::ErrorKind::Exists) if there is a link of that name; [`Unsupported`](crate::ErrorKind::Unsupported)
-    /// before Linux 5.12. Then nothing stays behind.
+    /// before Linux 5.12, and where the kernel lacks bridges, nftables, conntrack or a part of them (the message names it),
+    /// or IPv6 for a network of it. Then nothing stays behind.
     pub fn create(ns: Netns, spec: &BridgeSpec) -> Result<Self> {
         let name = &spec.name;
         if name.as_str().len() > 9 {
@@ -183,6 +184,8 @@ impl Bridge {
             }
             pools.push(Pool::new(*network)?);
         }
+        // What leaves takes its connections along: whoever gets its address next must not get those.
+        ns.check_conntrack()?;
         ns.add_link(name, &LinkKind::Bridge)?;
         let state = State { pools, ports: BTreeSet::new(), published: BTreeMap::new() };
         let table = format!("palisade-{name}");

@@ -10,6 +10,7 @@ mod changes;
 mod decode;
 mod encode;
 mod follow;
+mod lacking;
 mod print;
 mod rule;
 mod table;
@@ -59,7 +60,8 @@ impl Netns {
     /// # Errors
     /// [`Invalid`](crate::ErrorKind::Invalid) for what cannot be expressed (the message names table, chain and rule);
     /// [`NotFound`](crate::ErrorKind::NotFound) for a chain, set or map that a rule refers to and no one has;
-    /// [`Unsupported`](crate::ErrorKind::Unsupported) where the kernel lacks an expression. Then nothing changed.
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) where the kernel lacks nftables or a part of it (the message names the
+    /// module and the option). Then nothing changed.
     #[doc(alias = "nft -f")]
     pub fn apply(&self, ruleset: &Ruleset) -> Result<()> {
         let mut batch = Batch::default();
@@ -71,7 +73,11 @@ impl Netns {
 
     fn commit(&self, what: &str, batch: Batch) -> Result<()> {
         let labels = batch.labels;
-        self.netfilter.batch(what, batch.messages, |index| labels.get(index).cloned().unwrap_or_default())
+        self.netfilter()?.batch(what, batch.messages, |refused| {
+            let label = refused.index.and_then(|index| labels.get(index));
+            let what = label.map_or_else(|| what.to_owned(), |label| format!("{what}: {label}"));
+            lacking::refused(&what, refused)
+        })
     }
 
     /// Deletes a table with all that is in it.
@@ -115,8 +121,8 @@ impl Netns {
     /// become [`Statement::Foreign`].
     ///
     /// # Errors
-    /// [`Permission`](crate::ErrorKind::Permission); [`Malformed`](crate::ErrorKind::Malformed) for a chain on a hook of a
-    /// single device.
+    /// [`Permission`](crate::ErrorKind::Permission); [`Unsupported`](crate::ErrorKind::Unsupported) without nftables;
+    /// [`Malformed`](crate::ErrorKind::Malformed) for a chain on a hook of a single device.
     #[doc(alias = "nft list ruleset")]
     pub fn ruleset(&self) -> Result<Ruleset> {
         for _ in 0..16 {
@@ -132,7 +138,7 @@ impl Netns {
             for (family, table, set) in decode::set_names(&dump.sets)? {
                 let mut request = request(libc::NFT_MSG_GETSETELEM, family.number());
                 request.str(ELEM_LIST_TABLE, &table).str(ELEM_LIST_SET, &set);
-                match self.netfilter.dump(&format!("listing nftables set {set}"), request) {
+                match self.netfilter()?.dump(&format!("listing nftables set {set}"), request) {
                     Ok(answers) => dump.elements.extend(answers),
                     Err(e) if e.kind() == crate::ErrorKind::NotFound => gone = true,
                     Err(e) => return Err(e),
@@ -146,13 +152,19 @@ impl Netns {
     }
 
     fn dump(&self, kind: i32, what: &str) -> Result<Vec<Answer>> {
-        self.netfilter.dump(&format!("listing nftables {what}"), request(kind, 0))
+        self.netfilter()?.dump(&format!("listing nftables {what}"), request(kind, 0))
     }
 
     /// The number of transactions so far.
     fn generation(&self) -> Result<Option<u32>> {
         const GEN_ID: u16 = 1;
-        let answers = self.netfilter.ask("nftables generation", request(libc::NFT_MSG_GETGEN, 0))?;
+        let what = "nftables generation";
+        let answers = self.netfilter()?.ask(what, request(libc::NFT_MSG_GETGEN, 0));
+        // The request is as the kernel wants it: what is not valid about it is its subsystem.
+        let answers = answers.map_err(|e| match e.errno() {
+            Some(libc::EINVAL) => lacking::nf_tables(what, libc::EINVAL),
+            _ => e,
+        })?;
         let answer = answers.first().ok_or_else(|| Error::malformed("nftables generation"))?;
         Ok(answer.parts(decode::NFGEN)?.1.be32(GEN_ID))
     }
