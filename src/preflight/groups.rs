@@ -11,6 +11,7 @@ const USUAL: [Controller; 5] =
 const V2_ALONE: &str = "boot with systemd.unified_cgroup_hierarchy=1 cgroup_no_v1=all, or with another init mount cgroup2 alone on \
                         /sys/fs/cgroup";
 
+#[cfg(feature = "serde")]
 pub(super) fn name_of(mode: Mode) -> &'static str {
     match mode {
         Mode::V2 => "v2",
