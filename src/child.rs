@@ -73,7 +73,6 @@ pub(crate) struct Live {
     pub(crate) workload: Option<Process>,
     /// The flags for entering its pid namespace, if that is its own: with its user namespace, if that is.
     pub(crate) pid_namespace: Option<i32>,
-    #[cfg_attr(not(feature = "net"), expect(dead_code, reason = "there is none"))]
     pub(crate) network: Option<Connection>,
     /// Waits for it, if it entered a living sandbox; else that is for its child to do.
     pub(crate) collector: Option<Arc<Collector>>,

@@ -22,12 +22,12 @@ pub(crate) use verify::Verifier;
 
 /// A report on each restriction of one payload: what was asked, and what became of it.
 ///
-/// The answers are the kernel's own, read from outside, by the host program. While the payload's set-up stands still,
-/// right before it would install its filter and execute the payload, everything is read back that can be read there; a
-/// difference from what was asked kills the set-up and is the error of `spawn`
-/// ([`ErrorKind::NotEnforced`](crate::ErrorKind::NotEnforced)). So in a report that
-/// [`Child::enforced`](crate::Child::enforced) gives nothing differs. The filter is read right after the exec: a process
-/// can't lose one again.
+/// The answers are the kernel's own, read from outside, by the host program, before the payload runs: namespaces, id maps
+/// and the view as soon as they are final, the rest while the set-up stands still, right before it would install its
+/// filter and execute the payload. A difference from what was asked kills the set-up and is the error of `spawn`
+/// ([`ErrorKind::NotEnforced`](crate::ErrorKind::NotEnforced)), and so is a question that fails where the kernel would have
+/// told. So in a report that [`Child::enforced`](crate::Child::enforced) gives nothing differs. The filter is read right
+/// after the exec: a process can't lose one again.
 ///
 /// [`Child::verify`](crate::Child::verify) reads everything once more, at a time of the caller's choice.
 ///

@@ -16,21 +16,21 @@ impl Connection {
     pub(crate) fn differences(&self, process: &Process) -> Vec<(Subject, Answer)> {
         let mut out = Vec::new();
         let inside = process.open_namespace(NamespaceKind::Net).map_err(Unread::from);
-        let inside = inside.and_then(|file| Netns::open(file).map_err(failed));
+        let inside = inside.and_then(|file| Netns::open(file).map_err(Unread::from));
         let ask = |question: &dyn Fn(&Netns) -> Answer| question(inside.as_ref().map_err(Clone::clone)?);
         out.push((Subject::Network, ask(&|inside| self.interfaces(inside))));
         if let Some(Way::Bridge(port)) = self.way() {
-            out.push((Subject::Port, port.difference().map_err(failed)));
+            out.push((Subject::Port, port.difference().map_err(Unread::from)));
         }
         if let Some(table) = self.egress() {
-            out.push((Subject::Egress, ask(&|inside| Ok(rules(table, &inside.ruleset().map_err(failed)?)))));
+            out.push((Subject::Egress, ask(&|inside| Ok(rules(table, &inside.ruleset()?)))));
         }
         out
     }
 
     /// It has the loopback, its own interface and no other that is up; and of a bridge the addresses that it was given.
     fn interfaces(&self, inside: &Netns) -> Answer {
-        let links = inside.links().map_err(failed)?;
+        let links = inside.links()?;
         let (name, addresses) = match self.way() {
             Some(Way::Bridge(port)) => (port.interface().to_string(), Some(port.addresses())),
             Some(Way::UserMode(_)) => (INTERFACE.to_owned(), None),
@@ -45,18 +45,21 @@ impl Connection {
             return Ok(Some(format!("{} is there, too", strange.name)));
         }
         let Some(wanted) = addresses else { return Ok(None) };
-        let seen = inside.addresses().map_err(failed)?;
+        let seen = inside.addresses()?;
         // The kernel makes the link-local ones itself.
         let of_link = |seen: &&InterfaceAddress| seen.link == own.index && !is_link_local(seen.addr);
         let mut seen: Vec<IpAddr> = seen.iter().filter(of_link).map(|seen| seen.addr).collect();
         let mut wanted = wanted.to_vec();
-        (seen.sort_unstable(), wanted.sort_unstable());
+        seen.sort_unstable();
+        wanted.sort_unstable();
         Ok((seen != wanted).then(|| format!("{name} has the addresses {seen:?}")))
     }
 }
 
-fn failed(error: palisade_net::Error) -> Unread {
-    Unread::Failed(error.to_string())
+impl From<palisade_net::Error> for Unread {
+    fn from(error: palisade_net::Error) -> Self {
+        Self::Failed(error.to_string())
+    }
 }
 
 fn is_link_local(addr: IpAddr) -> bool {
