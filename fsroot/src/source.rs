@@ -52,8 +52,11 @@ impl Source {
         let Some(below) = &bind.below else { return Ok((found, directory)) };
         let path = bind.source.join(below);
         if below.is_absolute() || below.components().any(|part| part == Component::ParentDir) {
-            return Err(Error::new(ErrorKind::InvalidPath, "a path below a source is relative, without `..`")
-                .at(below));
+            return Err(Error::new(
+                ErrorKind::InvalidPath,
+                "a path below a source is relative, without `..`",
+            )
+            .at(below));
         }
         let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS;
         let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(resolve);

@@ -110,6 +110,10 @@ pub(super) fn builder(docker: &Docker) -> Result<SandboxBuilder> {
         if docker.privileged || security.system_paths_unconfined { Masks::none() } else { Masks::docker() },
     );
     new = files(docker, new);
+    #[cfg(feature = "k8s")]
+    {
+        new = pod_volumes(docker, &users, caller.privileged, new, &mut conflicts);
+    }
     new = filter(docker, &security, capabilities, new, &mut conflicts);
     new = label(docker, &security, new, &mut conflicts);
     new = docker.sysctls.iter().fold(new, |new, (name, value)| new.sysctl(name, value));
@@ -352,6 +356,40 @@ fn files(docker: &Docker, mut new: SandboxBuilder) -> SandboxBuilder {
     }
     for option in &docker.volumes {
         new = new.mount(Mount::from(Bind::new(&option.host, &option.container).with(option.flags)));
+    }
+    new
+}
+
+/// Owners on disk are ids inside, for as far as the container has them.
+#[cfg(feature = "k8s")]
+fn pod_volumes(
+    docker: &Docker,
+    users: &Users,
+    privileged: bool,
+    mut new: SandboxBuilder,
+    conflicts: &mut Conflicts,
+) -> SandboxBuilder {
+    use crate::k8s::Mounted;
+    let directories = docker.pod_volumes.iter().any(|volume| matches!(volume, Mounted::Directory(_)));
+    let maps = users.maps.as_ref().filter(|_| privileged && directories);
+    let namespace = maps.map(|maps| {
+        let prepared = maps.prepare().map_err(|error| error.to_string())?;
+        crate::newborn::user_namespace(prepared).map_err(|error| error.to_string())
+    });
+    let Some(namespace) = conflicts.check("ids of volumes", namespace.transpose()) else { return new };
+    for volume in &docker.pod_volumes {
+        new = match volume {
+            Mounted::Host(bind) => new.mount(bind.clone()),
+            Mounted::Directory(bind) => match namespace.as_ref().map(|namespace| namespace.try_clone()) {
+                None => new.mount(bind.clone()),
+                Some(copy) => match conflicts.check("ids of volumes", copy) {
+                    Some(copy) => new.mount(bind.clone().id_mapped(copy)),
+                    None => new,
+                },
+            },
+            Mounted::Memory(tmpfs, gid) if users.image_ids => new.mount(tmpfs.clone().owner(0, *gid)),
+            Mounted::Memory(tmpfs, _) => new.mount(tmpfs.clone()),
+        };
     }
     new
 }

@@ -51,6 +51,8 @@ pub struct Docker {
     pub(super) read_only: bool,
     pub(super) tmpfs: Vec<TmpfsOption>,
     pub(super) volumes: Vec<VolumeOption>,
+    #[cfg(feature = "k8s")]
+    pub(super) pod_volumes: Vec<crate::k8s::Mounted>,
     pub(super) shm_size: Option<u64>,
     pub(super) hostname: Option<String>,
     pub(super) env: Vec<(String, String)>,
@@ -101,6 +103,8 @@ impl Docker {
             read_only: false,
             tmpfs: Vec::new(),
             volumes: Vec::new(),
+            #[cfg(feature = "k8s")]
+            pod_volumes: Vec::new(),
             shm_size: None,
             hostname: None,
             env: Vec::new(),
@@ -262,6 +266,13 @@ impl Docker {
         if let Some(volume) = self.read("volume", volume.as_ref()) {
             self.volumes.push(volume);
         }
+        self
+    }
+
+    /// Volumes of the Pod that it is a container of.
+    #[cfg(feature = "k8s")]
+    pub(crate) fn pod_volumes(mut self, volumes: Vec<crate::k8s::Mounted>) -> Self {
+        self.pod_volumes = volumes;
         self
     }
 
