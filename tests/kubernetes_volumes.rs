@@ -239,6 +239,8 @@ fn a_race_in_a_volume_reaches_nothing_outside() {
         assert_eq!(owner(outside.path().join(format!("in/{n}"))), before);
     }
     assert_eq!(owner(outside.path()).1, before.1);
+    let inside = if link.is_symlink() { directory } else { link };
+    assert!((2000..=2001).contains(&owner(inside.join("in/0")).1), "the volume was never given");
 }
 
 #[test]
