@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::process::{ChildStderr, ChildStdin, ChildStdout};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -182,6 +183,11 @@ impl Child {
     /// The id maps of its user namespace, if it has one.
     pub(crate) fn maps(&self) -> Option<palisade_creds::Maps> {
         self.sandbox.prepared.maps.as_ref().map(|prepared| prepared.maps().clone())
+    }
+
+    /// The directory that is its /dev/shm, if others are to have it too.
+    pub(crate) fn shm(&self) -> Option<&Path> {
+        self.sandbox.prepared.shm.as_deref()
     }
 
     /// The pidfd: readable when the payload has ended, for an event loop of one's own.

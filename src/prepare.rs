@@ -1,6 +1,7 @@
 //! What `build` makes of a specification: everything that all spawns of a sandbox share.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use palisade_cgroup::{Cgroup, DeviceRules, Limits};
@@ -44,6 +45,8 @@ pub(crate) struct Prepared {
     pub(crate) hostname: Option<Program>,
     /// Brings the loopback up.
     pub(crate) network: Option<Program>,
+    /// The directory that is /dev/shm, if others are to have it too.
+    pub(crate) shm: Option<PathBuf>,
     /// What the host program does for it.
     pub(crate) wiring: Option<Wiring>,
     pub(crate) identity: Identity,
@@ -210,6 +213,10 @@ impl Prepared {
             time: new(Namespace::Time).then_some(spec.time),
             joins: spec.joins.clone(),
             pod: spec.pod.clone(),
+            shm: match &spec.ipc {
+                Ipc::Shareable(shm) | Ipc::Of(_, shm) => Some(shm.clone()),
+                _ => None,
+            },
             view,
             terminals: root.as_ref().is_some_and(PreparedRoot::has_terminals),
             init: spec.init,
