@@ -362,7 +362,7 @@ fn pod_volumes(
     for volume in &docker.pod_volumes {
         new = match volume {
             Mounted::Host(bind) => new.mount(bind.clone()),
-            Mounted::Directory(bind) => match namespace.as_ref().map(|namespace| namespace.try_clone()) {
+            Mounted::Directory(bind) => match namespace.as_ref().map(std::os::fd::OwnedFd::try_clone) {
                 None => new.mount(bind.clone()),
                 Some(copy) => match conflicts.check("ids of volumes", copy) {
                     Some(copy) => new.mount(bind.clone().id_mapped(copy)),
