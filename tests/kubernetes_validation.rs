@@ -346,6 +346,14 @@ fn containers_and_volumes_are_refused_in_the_servers_words() {
     ] {
         assert_eq!(faults(&spec), [says], "{spec}");
     }
+    // A volume that is refused is not found, either.
+    let said =
+        faults(&with("volumes: [{name: v, hostPath: {}}]", "volumeMounts: [{name: v, mountPath: /a}]"));
+    let wanted = [
+        "spec.volumes[0].hostPath.path: Required value",
+        "spec.containers[0].volumeMounts[0].name: Not found: \"v\"",
+    ];
+    assert_eq!(said, wanted);
     // No such field, kind or quantity: refused when it is read.
     for (spec, says) in [
         (volume("emptydir: {}"), "spec.volumes[0].emptydir: unknown field `emptydir`"),

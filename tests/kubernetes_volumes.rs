@@ -437,6 +437,28 @@ fn a_config_map_is_a_directory_that_nobody_writes_to() {
     assert_eq!(says(&docker, script), "x=1\nRead-only file system\n");
 }
 
+/// A directory of the name that is there already: the Pod's own, or nobody's to follow.
+#[test]
+fn an_empty_dir_is_no_link_that_somebody_put_there() {
+    let (node, outside) = (closed_dir(), temp_dir());
+    symlink(outside.path(), node.path().join("data")).unwrap();
+    let pod = pod("volumes: [{name: data, emptyDir: {}}]", &[DATA]);
+    let error = Volumes::new().empty_dirs_in(node.path()).set_up(&pod).unwrap_err();
+    assert_eq!((error.kind(), error.errno()), (ErrorKind::Setup, Some(libc::ENOTDIR)), "{error}");
+    assert_eq!(owner(outside.path()).2, 0o755);
+    fs::remove_file(node.path().join("data")).unwrap();
+    fs::write(node.path().join("data"), "").unwrap();
+    let error = Volumes::new().empty_dirs_in(node.path()).set_up(&pod).unwrap_err();
+    assert_eq!(error.errno(), Some(libc::ENOTDIR), "{error}");
+    if is_root() {
+        fs::remove_file(node.path().join("data")).unwrap();
+        fs::create_dir(node.path().join("data")).unwrap();
+        chown(node.path().join("data"), Some(1000), None).unwrap();
+        let error = Volumes::new().empty_dirs_in(node.path()).set_up(&pod).unwrap_err().to_string();
+        assert!(error.contains("it is user 1000's"), "{error}");
+    }
+}
+
 /// An ordinary user's directories and groups: what is its own to give, and a clear answer where it is not.
 #[test]
 fn an_ordinary_users_volumes() {

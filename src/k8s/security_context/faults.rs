@@ -11,6 +11,10 @@ const NAME_CHARACTERS: &str = "a lowercase RFC 1123 label must consist of lower 
     '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
 
 impl Faults {
+    pub(in crate::k8s) fn count(&self) -> usize {
+        self.0.len()
+    }
+
     pub(in crate::k8s) fn invalid(&mut self, field: &str, value: impl Display, what: &str) {
         self.0.push(format!("{field}: Invalid value: {value}: {what}"));
     }

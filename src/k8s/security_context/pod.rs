@@ -184,7 +184,7 @@ impl Document {
     pub fn pod_security(&self) -> Result<PodSecurity> {
         let Manifest { spec } = self.read("v1", "Pod")?;
         let mut faults = Faults::default();
-        let volumes = volumes::read(spec.volumes, &mut faults);
+        let (volumes, known) = volumes::read(spec.volumes, &mut faults);
         let lists = [
             (ContainerKind::Init, "initContainers", spec.init_containers),
             (ContainerKind::Regular, "containers", spec.containers),
@@ -213,7 +213,7 @@ impl Document {
                         .collect(),
                     volume_mounts: volumes::read_mounts(
                         raw.volume_mounts,
-                        &volumes,
+                        &known,
                         &field,
                         privileged,
                         &mut faults,

@@ -194,10 +194,13 @@ raw_volume! {
 const HOST_PATH_TYPES: &[&str] =
     &["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
 
-/// The volumes, and what the API server says against them.
-pub(in crate::k8s) fn read(raw: Vec<RawVolume>, faults: &mut Faults) -> Vec<Volume> {
+/// The volumes, and what the API server says against them. Also those that it says nothing against, by their names: it
+/// finds no others for a mount.
+pub(in crate::k8s) fn read(raw: Vec<RawVolume>, faults: &mut Faults) -> (Vec<Volume>, Vec<String>) {
     let mut volumes: Vec<Volume> = Vec::new();
+    let mut known: Vec<String> = Vec::new();
     for (index, raw) in raw.into_iter().enumerate() {
+        let before = faults.count();
         let field = format!("spec.volumes[{index}]");
         let kinds = raw.kinds();
         if let Some(claim) = &raw.persistent_volume_claim {
@@ -222,7 +225,7 @@ pub(in crate::k8s) fn read(raw: Vec<RawVolume>, faults: &mut Faults) -> Vec<Volu
             faults.forbidden(&format!("{field}.{kind}"), "may not specify more than 1 volume type");
         }
         faults.label(&format!("{field}.name"), &raw.name);
-        if volumes.iter().any(|known| known.name == raw.name) {
+        if known.contains(&raw.name) {
             faults.duplicate(&format!("{field}.name"), &raw.name);
         }
         let source = match (raw.empty_dir, raw.host_path, raw.persistent_volume_claim, kinds.first()) {
@@ -237,15 +240,18 @@ pub(in crate::k8s) fn read(raw: Vec<RawVolume>, faults: &mut Faults) -> Vec<Volu
                 size_limit: of.and_then(|of| of.size_limit).and_then(|limit| u64::try_from(limit.0).ok()),
             },
         };
+        if faults.count() == before {
+            known.push(raw.name.clone());
+        }
         volumes.push(Volume { name: raw.name, source });
     }
-    volumes
+    (volumes, known)
 }
 
 /// The mounts of a container, and what the API server says against them. It leaves the index out of some fields.
 pub(in crate::k8s) fn read_mounts(
     raw: Vec<RawMount>,
-    volumes: &[Volume],
+    volumes: &[String],
     field: &str,
     privileged: bool,
     faults: &mut Faults,
@@ -256,7 +262,7 @@ pub(in crate::k8s) fn read_mounts(
         if raw.name.is_empty() {
             faults.required(&format!("{field}.name"), "");
         }
-        if !volumes.iter().any(|volume| volume.name == raw.name) {
+        if !volumes.contains(&raw.name) {
             faults.not_found(&format!("{field}.name"), &raw.name);
         }
         if raw.mount_path.is_empty() {

@@ -128,7 +128,12 @@ pub(super) fn failed(call: &str, error: &io::Error, path: &Path) -> Error {
 }
 
 /// What has this name in a directory: no link is followed, no mount entered. Nothing if it is not there any more.
-fn find(directory: &impl AsFd, name: &OsStr, flags: OFlag, path: &Path) -> Result<Option<OwnedFd>> {
+pub(super) fn find(
+    directory: &impl AsFd,
+    name: &OsStr,
+    flags: OFlag,
+    path: &Path,
+) -> Result<Option<OwnedFd>> {
     let resolve = ResolveFlag::RESOLVE_BENEATH
         | ResolveFlag::RESOLVE_NO_SYMLINKS
         | ResolveFlag::RESOLVE_NO_MAGICLINKS

@@ -1,15 +1,18 @@
 //! Where a Pod's volumes are to be, and setting them up.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::sys::stat::{Mode, fchmod, mkdirat};
 use palisade_creds::{Gid, Maps};
 
 use super::model::{Volume, VolumeSource};
-use super::ownership::{Ownership, failed, open_directory, stat};
+use super::ownership::{Ownership, failed, find, open_directory, stat};
 use super::place::{Place, PodVolumes};
 use crate::caller::Caller;
 use crate::error::{Error, Result};
@@ -97,10 +100,16 @@ impl Volumes {
             if uses.is_empty() {
                 continue;
             }
-            let place = self.place(volume, uses.len()).map_err(|what| invalid(format!("{field}{what}")))?;
+            let place = self
+                .place(volume, uses.len(), fs_group(pod))
+                .map_err(|what| invalid(format!("{field}{what}")))?;
             if let Place::Directory { path, read_only } = &place {
                 let written = !read_only && uses.iter().any(|mount| !mount.read_only);
-                if privileged && written && !is_closed(path)? {
+                let above = match self.made(volume) {
+                    Some(directory) => directory.clone(),
+                    None => above(path)?,
+                };
+                if privileged && written && !is_closed(&above)? {
                     return Err(invalid(format!(
                         "{field}: {}: what a container writes there may be a set-user-ID program of anybody's: put it below a \
                          directory that only its owner may enter (mode 700)",
@@ -111,16 +120,11 @@ impl Volumes {
             }
             places.insert(volume.name.clone(), place);
         }
-        for place in places.values_mut() {
-            if let Place::Memory { group, .. } = place {
-                *group = fs_group(pod);
-            }
-        }
         Ok(PodVolumes { pod: pod.name.clone(), places })
     }
 
     /// Where a volume is, if it can be anywhere; what is wrong is said after its field.
-    fn place(&self, volume: &Volume, uses: usize) -> Result<Place, String> {
+    fn place(&self, volume: &Volume, uses: usize, group: Option<u32>) -> Result<Place, String> {
         let given = self.directories.get(&volume.name);
         let by_name = |read_only: bool| match given {
             Some(path) => Ok(Place::Directory { path: path.clone(), read_only }),
@@ -144,7 +148,7 @@ impl Volumes {
                     ".medium: Memory: it is mounted {uses} times, and in the memory of one container here: give a directory \
                      of a tmpfs by Volumes::directory"
                 )),
-                "Memory" => Ok(Place::Memory { size: size_limit.filter(|size| *size > 0), group: None }),
+                "Memory" => Ok(Place::Memory { size: size_limit.filter(|size| *size > 0), group }),
                 "" if size_limit.is_some_and(|size| size > 0) => Err(
                     ".sizeLimit: a directory has no limit, and nobody evicts the Pod here: take medium Memory, or give a \
                      directory of a file system of that size by Volumes::directory"
@@ -191,6 +195,11 @@ impl Volumes {
         Ok(Place::Host { allowed: allowed.clone(), below })
     }
 
+    /// Where a volume's directory is made, if it is not given.
+    fn made(&self, volume: &Volume) -> Option<&PathBuf> {
+        self.empty.as_ref().filter(|_| !self.directories.contains_key(&volume.name))
+    }
+
     /// Makes an `emptyDir`, and gives a volume to the Pod's group.
     fn give(
         &self,
@@ -202,21 +211,10 @@ impl Volumes {
     ) -> Result<()> {
         let is_empty_dir = matches!(volume.source, VolumeSource::EmptyDir { .. });
         let group = fs_group(pod).map(|gid| outside(gid, privileged)).transpose()?;
-        let made = self.empty.as_ref().filter(|_| !self.directories.contains_key(&volume.name));
-        if let Some(directory) = made {
-            let directory = open_directory(directory)?;
-            match mkdirat(&directory, volume.name.as_str(), Mode::from_bits_truncate(0o700)) {
-                Ok(()) | Err(Errno::EEXIST) => {}
-                Err(errno) => return Err(failed("mkdirat", &errno.into(), path)),
-            }
-        }
-        let root = open_directory(path)?;
-        if made.is_some() {
-            let everybody = Mode::from_bits_truncate(0o777);
-            if stat(&root, path)?.st_mode & 0o777 != 0o777 {
-                fchmod(&root, everybody).map_err(|errno| failed("fchmod", &errno.into(), path))?;
-            }
-        }
+        let root = match self.made(volume) {
+            Some(directory) => empty_dir(directory, &volume.name, path)?,
+            None => open_directory(path)?,
+        };
         let Some(gid) = group else { return Ok(()) };
         let ownership = Ownership { gid, read_only };
         let mismatch = pod.security_context.fs_group_change_policy.as_deref() == Some("OnRootMismatch");
@@ -225,6 +223,31 @@ impl Volumes {
         }
         ownership.give(root, path)
     }
+}
+
+/// A directory that everybody in the container may write to, of our own: no link that somebody put there, and nobody
+/// else's.
+fn empty_dir(directory: &Path, name: &str, path: &Path) -> Result<OwnedFd> {
+    let directory = open_directory(directory)?;
+    match mkdirat(&directory, name, Mode::from_bits_truncate(0o700)) {
+        Ok(()) | Err(Errno::EEXIST) => {}
+        Err(errno) => return Err(failed("mkdirat", &errno.into(), path)),
+    }
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
+    let root = find(&directory, OsStr::new(name), flags, path)?;
+    let root = root.ok_or_else(|| failed("openat2", &Errno::ENOENT.into(), path))?;
+    let found = stat(&root, path)?;
+    if found.st_uid != nix::unistd::geteuid().as_raw() {
+        let (path, uid) = (path.display(), found.st_uid);
+        return Err(Error::invalid(format!(
+            "{path}: it is user {uid}'s: give Volumes::empty_dirs_in a directory of the Pod's alone"
+        )));
+    }
+    if found.st_mode & 0o777 != 0o777 {
+        let everybody = Mode::from_bits_truncate(0o777);
+        fchmod(&root, everybody).map_err(|errno| failed("fchmod", &errno.into(), path))?;
+    }
+    Ok(root)
 }
 
 fn fs_group(pod: &PodSecurity) -> Option<u32> {
@@ -261,14 +284,9 @@ fn outside(gid: u32, privileged: bool) -> Result<u32> {
     ))
 }
 
-/// Whether others are kept out of a directory by one above it.
-fn is_closed(path: &Path) -> Result<bool> {
-    let real = match path.canonicalize() {
-        // Made later.
-        Err(_) => path.parent().map(Path::canonicalize).unwrap_or_else(|| path.canonicalize()),
-        found => found.map(|path| path.parent().map_or(path.clone(), Path::to_owned)),
-    };
-    let real = real.map_err(|error| failed("realpath", &error, path))?;
+/// Whether others are kept out of what is in a directory, by it or one above.
+fn is_closed(directory: &Path) -> Result<bool> {
+    let real = directory.canonicalize().map_err(|error| failed("realpath", &error, directory))?;
     for directory in real.ancestors() {
         let meta = directory.metadata().map_err(|error| failed("stat", &error, directory))?;
         let others = if meta.gid() == 0 { 0o001 } else { 0o011 };
@@ -277,4 +295,10 @@ fn is_closed(path: &Path) -> Result<bool> {
         }
     }
     Ok(false)
+}
+
+/// The directory that a volume is in, links resolved.
+fn above(path: &Path) -> Result<PathBuf> {
+    let real = path.canonicalize().map_err(|error| failed("realpath", &error, path))?;
+    Ok(real.parent().unwrap_or(&real).to_owned())
 }
