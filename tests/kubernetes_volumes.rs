@@ -312,6 +312,22 @@ fn a_sub_path_stays_in_its_volume() {
     assert!(error.to_string().contains("leads out of the source"), "{error}");
 }
 
+/// A runtime makes the mount point of a volume within another.
+#[test]
+fn a_volume_is_mounted_within_another() {
+    let image = image!();
+    let node = closed_dir();
+    let inner = "{name: cache, mountPath: /data/deep/cache}";
+    let spec = "volumes: [{name: data, emptyDir: {}}, {name: cache, emptyDir: {medium: Memory}}]";
+    let pod = pod(spec, &[&format!("{inner}, {DATA}")]);
+    let volumes = Volumes::new().empty_dirs_in(node.path()).set_up(&pod).unwrap();
+    let docker = container(&pod, &volumes, "c0", image.path());
+    let script =
+        "echo a >/data/deep/cache/f; grep -c '/data/deep/cache tmpfs' /proc/mounts; cat /data/deep/cache/f";
+    assert_eq!(says(&docker, script), "1\na\n");
+    assert!(node.path().join("data/deep/cache").is_dir() && !node.path().join("data/deep/cache/f").exists());
+}
+
 #[test]
 fn a_host_path_is_shown_where_the_caller_says_so() {
     let image = image!();
@@ -474,24 +490,38 @@ fn an_ordinary_users_volumes() {
         "777\n"
     );
     assert_eq!(says(&container(&plain, &volumes, "c1", image.path()), "cat /data/f"), "hi\n");
-    let given = |gid: u32| {
-        let spec = format!("securityContext: {{fsGroup: {gid}}}, volumes: [{{name: data, emptyDir: {{}}}}]");
-        let pod = pod(&spec, &[DATA]);
-        Volumes::new().empty_dirs_in(node.path()).set_up(&pod)
+    let grouped = |gid: u32| {
+        let spec = format!(
+            "securityContext: {{runAsUser: 1000, fsGroup: {gid}}}, volumes: [{{name: data, emptyDir: {{}}}}]"
+        );
+        pod(&spec, &[DATA])
     };
-    let error = given(2000).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::InvalidSpec);
-    assert!(error.to_string().contains("spec.securityContext.fsGroup: 2000: "), "{error}");
     let maps = palisade::creds::Maps::rootless().and_then(|maps| maps.prepare().map(|_| maps));
-    match maps {
-        // Group 0 of the container is the caller's own.
-        Ok(_) => {
-            given(0).unwrap();
-            assert_eq!(owner(node.path().join("data")).2, 0o2777);
-        }
-        Err(_) => {
-            let error = given(0).unwrap_err().to_string();
-            assert!(error.contains("/etc/subgid"), "{error}");
-        }
+    if maps.is_err() {
+        let error = Volumes::new().empty_dirs_in(node.path()).set_up(&grouped(2000)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidSpec);
+        let text = error.to_string();
+        assert!(
+            text.contains("spec.securityContext.fsGroup: 2000: ") && text.contains("/etc/subgid"),
+            "{text}"
+        );
+        skip!("no ids are delegated to this user", needs = "idmap-range");
     }
+    // Group 0 of the container is the caller's own, 2000 one of its range.
+    for gid in [0, 2000] {
+        let pod = grouped(gid);
+        let volumes = Volumes::new().empty_dirs_in(node.path()).set_up(&pod).unwrap();
+        let script =
+            "stat -c '%A %u %g' /data; echo hi >/data/g; stat -c '%u %g' /data/g; busybox rm /data/g";
+        let said = says(&container(&pod, &volumes, "c0", image.path()), script);
+        assert_eq!(said, format!("drwxrwsrwx 0 {gid}\n1000 {gid}\n"));
+    }
+    // Other directories are given by who is a member of the group.
+    fs::create_dir(node.path().join("claim")).unwrap();
+    let volumes = Volumes::new().directory("data", node.path().join("claim"));
+    volumes.set_up(&claim("fsGroup: 0")).unwrap();
+    assert_eq!(owner(node.path().join("claim")).2 & 0o2770, 0o2770);
+    let error = volumes.set_up(&claim("fsGroup: 2000")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidSpec);
+    assert!(error.to_string().contains("the caller is no member"), "{error}");
 }

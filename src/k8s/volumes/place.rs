@@ -49,14 +49,32 @@ impl PodVolumes {
     }
 
     /// What a container has of them, outer mount points first. Directories that `subPath` names and that are not there
-    /// are made, as a kubelet does.
+    /// are made, as a kubelet does it, and mount points within other volumes.
     pub(crate) fn mounted(&self, mounts: &[VolumeMount]) -> Result<Vec<Mounted>, String> {
         let mut sorted: Vec<_> = mounts.iter().enumerate().collect();
         sorted.sort_by_key(|(_, mount)| mount.mount_path.components().count());
-        let each = sorted
-            .into_iter()
-            .map(|(index, mount)| self.mount(mount).map_err(|what| format!("volumeMounts[{index}]{what}")));
-        each.collect()
+        let mut mounted = Vec::new();
+        for (nth, (index, mount)) in sorted.iter().enumerate() {
+            let within = |around: &&VolumeMount| mount.mount_path.starts_with(&around.mount_path);
+            let around = sorted[..nth].iter().rev().map(|(_, around)| *around).find(within);
+            let point = around.map_or(Ok(()), |around| self.mount_point(around, mount));
+            let made = point.and_then(|()| self.mount(mount));
+            mounted.push(made.map_err(|what| format!("volumeMounts[{index}]{what}"))?);
+        }
+        Ok(mounted)
+    }
+
+    /// A directory in a volume for what is mounted within it, as a runtime makes it.
+    fn mount_point(&self, around: &VolumeMount, mount: &VolumeMount) -> Result<(), String> {
+        let Some(Place::Directory { path, read_only: false }) = self.places.get(&around.name) else {
+            return Ok(());
+        };
+        match mount.mount_path.strip_prefix(&around.mount_path) {
+            Ok(below) if !below.as_os_str().is_empty() => {
+                make(path, &around.sub_path.join(below)).map_err(|error| format!(".mountPath: {error}"))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn mount(&self, mount: &VolumeMount) -> Result<Mounted, String> {

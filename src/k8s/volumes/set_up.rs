@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::{Mode, fchmod, mkdirat};
-use palisade_creds::{Gid, Maps};
+use palisade_creds::{Capability, Gid, Maps, PreparedMaps};
+use palisade_sys::{FD_PASSED, Fd, Step};
 
 use super::model::{Volume, VolumeSource};
 use super::ownership::{Ownership, failed, find, open_directory, stat};
@@ -17,6 +18,7 @@ use super::place::{Place, PodVolumes};
 use crate::caller::Caller;
 use crate::error::{Error, Result};
 use crate::k8s::PodSecurity;
+use crate::newborn::run_mapped;
 
 /// What stands for the volumes of a Pod on this node.
 ///
@@ -33,8 +35,8 @@ use crate::k8s::PodSecurity;
 /// container's root can make a set-user-ID program of root's, and the directory of a volume that is written to must be
 /// out of others' reach: below one that only its owner may enter (mode 700).
 ///
-/// For an ordinary caller ids are the host's: `fsGroup` is what the caller's delegated range makes of it, which must be a
-/// group of the caller's; in memory it may be any.
+/// For an ordinary caller ids are the host's: `fsGroup` is what the caller's delegated range makes of it. The root of an
+/// `emptyDir` is given to any group of that range; other directories to groups that the caller is a member of.
 #[derive(Clone, Debug, Default)]
 #[must_use = "nothing is set up until `set_up`"]
 pub struct Volumes {
@@ -210,12 +212,19 @@ impl Volumes {
         privileged: bool,
     ) -> Result<()> {
         let is_empty_dir = matches!(volume.source, VolumeSource::EmptyDir { .. });
-        let group = fs_group(pod).map(|gid| outside(gid, privileged)).transpose()?;
-        let root = match self.made(volume) {
+        let made = self.made(volume);
+        let root = match made {
             Some(directory) => empty_dir(directory, &volume.name, path)?,
             None => open_directory(path)?,
         };
-        let Some(gid) = group else { return Ok(()) };
+        let Some(inside) = fs_group(pod) else { return Ok(()) };
+        let group = Group::find(inside, privileged)?;
+        let Some(gid) = group.ours else {
+            if made.is_some() {
+                return group.give_root(root, path);
+            }
+            return Err(group.foreign());
+        };
         let ownership = Ownership { gid, read_only };
         let mismatch = pod.security_context.fs_group_change_policy.as_deref() == Some("OnRootMismatch");
         if mismatch && !is_empty_dir && ownership.holds(&stat(&root, path)?) {
@@ -254,33 +263,65 @@ fn fs_group(pod: &PodSecurity) -> Option<u32> {
     pod.security_context.fs_group.and_then(|gid| u32::try_from(gid).ok())
 }
 
-/// The group on disk.
-fn outside(gid: u32, privileged: bool) -> Result<u32> {
-    if privileged {
-        return Ok(gid);
+/// `fsGroup`, as the host knows it.
+struct Group {
+    inside: u32,
+    outside: u32,
+    /// The same, if the caller may give its files to it.
+    ours: Option<u32>,
+    maps: Option<PreparedMaps>,
+}
+
+impl Group {
+    fn find(inside: u32, privileged: bool) -> Result<Self> {
+        if privileged {
+            return Ok(Self { inside, outside: inside, ours: Some(inside), maps: None });
+        }
+        let Ok(maps) = Maps::rootless().and_then(|maps| maps.prepare()) else {
+            let what = "no ids are delegated to the caller (/etc/subgid), and the container has one group";
+            return Err(wrong(inside, what));
+        };
+        let outside = Gid::try_from(inside).ok().and_then(|gid| maps.maps().gid().to_outside(gid));
+        let Some(outside) = outside.map(Gid::as_raw) else {
+            let what = "it is not among the ids that are delegated to the caller (/etc/subgid)";
+            return Err(wrong(inside, what));
+        };
+        let groups = nix::unistd::getgroups();
+        let groups = groups.map_err(|errno| failed("getgroups", &errno.into(), Path::new("fsGroup")))?;
+        let member = nix::unistd::getegid().as_raw() == outside
+            || groups.iter().any(|group| group.as_raw() == outside);
+        Ok(Self { inside, outside, ours: member.then_some(outside), maps: Some(maps) })
     }
-    let wrong = |what: &str| {
-        Err(Error::invalid(format!(
-            "spec.securityContext.fsGroup: {gid}: {what}; a volume in memory (emptyDir of medium Memory) takes any group \
-             that the container has"
-        )))
-    };
-    let maps = Maps::rootless().and_then(|maps| maps.prepare().map(|_| maps));
-    let Ok(maps) = maps else {
-        return wrong("no ids are delegated to the caller (/etc/subgid), and the container has one group");
-    };
-    let outside = Gid::try_from(gid).ok().and_then(|gid| maps.gid().to_outside(gid));
-    let Some(outside) = outside.map(Gid::as_raw) else {
-        return wrong("it is not among the ids that are delegated to the caller (/etc/subgid)");
-    };
-    let groups = nix::unistd::getgroups();
-    let groups = groups.map_err(|errno| failed("getgroups", &errno.into(), Path::new("fsGroup")))?;
-    let own = nix::unistd::getegid();
-    if own.as_raw() == outside || groups.iter().any(|group| group.as_raw() == outside) {
-        return Ok(outside);
+
+    /// Gives the root of an `emptyDir` to a group of the delegated range, as somebody who has that range. What the
+    /// container made in it has the group from there.
+    fn give_root(self, root: OwnedFd, path: &Path) -> Result<()> {
+        let ownership = Ownership { gid: self.outside, read_only: false };
+        let (Some(maps), false) = (self.maps, ownership.holds(&stat(&root, path)?)) else { return Ok(()) };
+        // The second keeps the set-group-ID bit of a group that the helper is no member of.
+        let capabilities = 1 << Capability::Chown as u64 | 1 << Capability::Fsetid as u64;
+        let object = path.display().to_string();
+        run_mapped(maps, capabilities, root, move |p| {
+            p.at(Step::IdMaps, object);
+            p.fchown(Fd::number(FD_PASSED), u32::MAX, self.inside);
+            p.fchmod(Fd::number(FD_PASSED), 0o2777);
+        })
     }
-    wrong(&format!(
-        "it is group {outside} of the host, and the caller is no member: only root gives files to it"
+
+    fn foreign(&self) -> Error {
+        let outside = self.outside;
+        wrong(
+            self.inside,
+            &format!(
+                "it is group {outside} of the host, and the caller is no member: only root gives files to it"
+            ),
+        )
+    }
+}
+
+fn wrong(gid: u32, what: &str) -> Error {
+    Error::invalid(format!(
+        "spec.securityContext.fsGroup: {gid}: {what}; an emptyDir takes any group that the container has"
     ))
 }
 
