@@ -4,6 +4,7 @@
 
 use palisade::ErrorKind;
 use palisade::k8s::{Document, PodSecurity, Standard, documents};
+use proptest::prelude::*;
 
 fn document(spec: &str) -> Document {
     let text = format!("{{apiVersion: v1, kind: Pod, metadata: {{name: p}}, spec: {{{spec}}}}}");
@@ -530,4 +531,22 @@ fn the_restricted_standard_is_told_in_the_admissions_words() {
     assert_eq!(found(of_pod, rest, Standard::Restricted), [""; 0]);
     let root = good.replace("runAsNonRoot: true", "runAsUser: 0");
     assert_eq!(found("hostUsers: false", &root, Standard::Restricted), [""; 0]);
+}
+
+proptest! {
+    /// Whatever a mount says: what is taken is of a volume that is there, and leads downwards.
+    #[test]
+    fn mounts_that_are_taken_lead_downwards(
+        name in "[vw]?", path in "/?[a./]{0,9}", sub in "[a./]{0,9}", limit in "[-0-9.eEKMi]{0,6}", kind in "[a-zA-Z]{1,12}",
+    ) {
+        let spec = format!(
+            "volumes: [{{name: v, emptyDir: {{sizeLimit: '{limit}'}}}}, {{name: w, {kind}: {{path: '{path}'}}}}], \
+             containers: [{{name: c, image: i, volumeMounts: [{{name: '{name}', mountPath: '{path}', subPath: '{sub}'}}]}}]"
+        );
+        let Ok(pod) = document(&spec).pod_security() else { return Ok(()) };
+        let mount = &pod.containers[0].volume_mounts[0];
+        prop_assert!(pod.volume(&mount.name).is_some());
+        prop_assert!(mount.sub_path.components().all(|part| part != std::path::Component::ParentDir));
+        prop_assert!(mount.sub_path.is_relative());
+    }
 }

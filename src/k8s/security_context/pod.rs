@@ -176,8 +176,8 @@ pub struct SecurityContext {
 impl Document {
     /// A `v1` Pod as far as its security goes, checked as the API server checks it.
     ///
-    /// Fields of a `securityContext` that the API does not have are errors (`capabilities` of a Pod, say); other parts of
-    /// the Pod are not looked at.
+    /// Fields of a `securityContext`, a volume or a mount that the API does not have are errors (`capabilities` of a Pod,
+    /// say); other parts of the Pod are not looked at. Where the server quotes an object in a message it is JSON here.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidSpec`](crate::ErrorKind::InvalidSpec) with all that the API server would say against it.
