@@ -30,13 +30,11 @@ pub(super) fn bytes(text: &str) -> Option<i64> {
 
 /// Powers of two and of ten.
 fn scale(suffix: &str) -> Option<(u32, i32)> {
-    if let Some(exponent) = suffix.strip_prefix(['e', 'E']) {
-        if !exponent.is_empty() {
-            let digits = exponent.strip_prefix(['+', '-']).unwrap_or(exponent);
-            let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-            let exponent: i32 = exponent.parse().ok().filter(|_| plain)?;
-            return (exponent.unsigned_abs() <= MOST_DIGITS as u32).then_some((0, exponent));
-        }
+    if let Some(exponent) = suffix.strip_prefix(['e', 'E']).filter(|rest| !matches!(*rest, "" | "i")) {
+        let digits = exponent.strip_prefix(['+', '-']).unwrap_or(exponent);
+        let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+        let exponent: i32 = exponent.parse().ok().filter(|_| plain)?;
+        return (exponent.unsigned_abs() <= MOST_DIGITS as u32).then_some((0, exponent));
     }
     Some(match suffix {
         "" => (0, 0),
