@@ -243,6 +243,18 @@ impl Helper {
         Self::start_with(program, &[], capabilities, flags, bench)
     }
 
+    /// Waits for its end, and says what it came to.
+    fn done(self, program: &Program) -> Result<()> {
+        let image = self.image.try_clone();
+        let image = image.map_err(|error| Error::call(Step::Supervise, "fcntl(F_DUPFD_CLOEXEC)", &error))?;
+        self.finish()?;
+        match read_outcome(&image)? {
+            Outcome::Done => Ok(()),
+            Outcome::Failed(fault) => Err(Error::explained(program.explain(fault))),
+            _ => Err(Error::new(ErrorKind::SetupKilled, Step::Supervise, "the helper was killed")),
+        }
+    }
+
     fn start_with(
         program: &Program,
         passed: &[OwnedFd],
@@ -300,15 +312,32 @@ impl Helper {
 
 /// Runs a program in a helper to its end.
 pub(crate) fn run_helper(program: &Program, passed: &[OwnedFd], bench: &mut Bench) -> Result<()> {
-    let helper = Helper::start(program, passed, 0, bench)?;
-    let image = helper.image.try_clone();
-    let image = image.map_err(|error| Error::call(Step::Supervise, "fcntl(F_DUPFD_CLOEXEC)", &error))?;
-    helper.finish()?;
-    match read_outcome(&image)? {
-        Outcome::Done => Ok(()),
-        Outcome::Failed(fault) => Err(Error::explained(program.explain(fault))),
-        _ => Err(Error::new(ErrorKind::SetupKilled, Step::Supervise, "the helper was killed")),
-    }
+    Helper::start(program, passed, 0, bench)?.done(program)
+}
+
+/// Makes calls by the ids of a new user namespace with these maps, and by capabilities there. `calls` finds the file at
+/// [`FD_PASSED`](palisade_sys::FD_PASSED).
+#[cfg(feature = "k8s")]
+pub(crate) fn run_mapped(
+    maps: PreparedMaps,
+    capabilities: u64,
+    file: OwnedFd,
+    calls: impl FnOnce(&mut Program),
+) -> Result<()> {
+    let mut p = Program::new();
+    p.at(Step::IdMaps, "wait for the parent");
+    let go = p.room(1);
+    p.read_exact(Fd::number(FD_CONTROL), go);
+    calls(&mut p);
+    let ran = spawner::start(Thread::Any, move |bench| {
+        let flags = libc::CLONE_NEWUSER as u64;
+        let mut helper = Helper::start_with(&p, &[file], capabilities, flags, bench)?;
+        helper.give_maps(&maps)?;
+        // One that has ended says why.
+        let _ = helper.control.write_all(b"g");
+        helper.done(&p)
+    })?;
+    ran.recv().unwrap_or_else(|_| Err(spawner::panicked()))
 }
 
 /// A user namespace with these maps, held by its descriptor alone: for id-mapped mounts.

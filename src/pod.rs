@@ -117,6 +117,11 @@ impl Pod {
         })
     }
 
+    /// Those of several sandboxes, all of one user namespace with these maps.
+    pub(crate) fn of_namespaces(namespaces: Vec<AnyNs>, maps: Maps) -> Result<Self> {
+        Ok(Self::from_shared(&Shared::new(namespaces).map_err(of_ns)?, maps))
+    }
+
     fn from_shared(shared: &Shared, maps: Maps) -> Self {
         let mut namespaces = vec![AnyNs::from(shared.user())];
         namespaces.extend(shared.namespaces().iter().cloned());

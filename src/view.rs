@@ -1,7 +1,5 @@
 //! The view that a specification asks for, prepared: whose files, by whose rights.
 
-use std::os::unix::fs::MetadataExt;
-
 use palisade_creds::{Gid, IdMap, Maps, PreparedMaps, Uid};
 use palisade_fsroot::{Dev, Mount, PreparedRoot, Root};
 use palisade_ns::Namespace;
@@ -127,10 +125,10 @@ fn with_owner(spec: &Spec, item: &Mount, maps: Option<&Maps>, identity: &Identit
     if bind.is_read_only() || bind.is_id_mapped() {
         return Ok(item.clone());
     }
-    let Ok(source) = std::fs::metadata(bind.source()) else {
+    let Ok((uid, gid)) = bind.owner() else {
         return Ok(item.clone()); // what is wrong with it is for the root to say
     };
-    let owner = Uid::new(source.uid()).zip(Gid::new(source.gid()));
+    let owner = Uid::new(uid).zip(Gid::new(gid));
     let payload = maps.uid().to_outside(identity.uid).zip(maps.gid().to_outside(identity.gid));
     let (Some(owner), Some(payload)) = (owner, payload) else { return Ok(item.clone()) };
     if maps.uid().to_inside(owner.0).is_some() {

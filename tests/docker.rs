@@ -220,12 +220,139 @@ fn namespaces_by_their_modes() {
     }
     assert_eq!(says(&docker.clone().ipc("none"), "ls -d /dev/shm 2>/dev/null || echo none"), "none\n");
     assert_eq!(says(&docker.clone().network("none"), "busybox ip -o link | grep -c ."), "1\n");
-    for docker in
-        [docker.clone().ipc("container:x"), docker.clone().network("frontend"), docker.clone().pid("none")]
-    {
+    for (docker, says) in [
+        (docker.clone().network("frontend"), "--network frontend: it is one of none, host, container:NAME"),
+        (docker.clone().pid("none"), "--pid none: it is one of private, host"),
+        (docker.clone().uts("container:x"), "--uts container:x: it is one of private, host"),
+        (docker.clone().cgroupns("container:x"), "--cgroupns container:x: it is one of private, host"),
+        (docker.clone().userns("host"), "dangerously_use_host_users"),
+        (docker.clone().ipc("shareable"), "--ipc shareable: its /dev/shm is a directory"),
+        (docker.clone().shm_directory("/tmp"), "it goes with --ipc shareable"),
+        (docker.clone().ipc("container:x"), "--ipc container:x: no container is known by this name"),
+    ] {
         let error = docker.build().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidSpec);
+        assert!(error.to_string().contains(says), "{says}: {error}");
     }
+}
+
+/// The link of each namespace, as seen from outside.
+fn links(child: &palisade::Child, kinds: &[&str]) -> Vec<String> {
+    let link = |kind: &&str| fs::read_link(format!("/proc/{}/ns/{kind}", child.id())).expect("it runs");
+    kinds.iter().map(|kind| link(kind).display().to_string()).collect()
+}
+
+const KINDS: &[&str] = &["user", "ipc", "pid", "net", "uts", "mnt", "cgroup"];
+
+/// `--pid`, `--network` and `--userns container:NAME`: what is named is shared, the user namespace with it, and nothing else.
+#[test]
+fn a_container_joins_anothers_namespaces() {
+    let image = image!();
+    let donor = running(&Docker::new(image.path()).hostname("donor"));
+    let own = links(&donor, KINDS);
+    let joining = || Docker::new(image.path()).container("other", &donor).container("donor", &donor);
+    let cases: [(Change, &[&str]); 4] = [
+        (|docker| docker.userns("container:donor"), &["user"]),
+        (|docker| docker.network("container:donor"), &["user", "net"]),
+        (|docker| docker.pid("container:donor"), &["user", "pid"]),
+        (|docker| docker.pid("container:donor").network("container:other"), &["user", "pid", "net"]),
+    ];
+    for (change, shared) in cases {
+        let child = running(&change(joining()));
+        for ((kind, ours), theirs) in KINDS.iter().zip(links(&child, KINDS)).zip(&own) {
+            assert_eq!(ours == *theirs, shared.contains(kind), "{shared:?}: {kind}");
+        }
+        let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+        assert!(status.contains("NoNewPrivs:\t1\n") && status.contains("Seccomp:\t2\n"), "{status}");
+    }
+    // Its processes are seen, its names are not ours, and the image's owners are ids inside as without.
+    let both = joining().pid("container:donor").network("container:donor");
+    let script =
+        "tr '\\0' ' ' </proc/1/cmdline; echo; test $$ -gt 1; hostname; busybox ip -o link | grep -c .; id -u";
+    assert_eq!(says(&both, script), "sleep 1000 \nsandbox\n1\n0\n");
+    if is_root() {
+        assert_eq!(says(&both, "stat -c %u:%g /bin/busybox; touch /made; stat -c %u:%g /made"), "0:0\n0:0\n");
+        assert_eq!(says(&both.user("nobody"), "id -u"), "65534\n");
+    }
+}
+
+#[test]
+fn a_shareable_ipc_namespace_goes_with_its_memory() {
+    let image = image!();
+    let shm = temp_dir();
+    fs::set_permissions(shm.path(), std::os::unix::fs::PermissionsExt::from_mode(0o1777)).unwrap();
+    let shareable = Docker::new(image.path()).ipc("shareable").shm_directory(shm.path());
+    let donor = running(&shareable);
+    fs::write(shm.path().join("segment"), "shared\n").unwrap();
+    fs::set_permissions(shm.path().join("segment"), std::os::unix::fs::PermissionsExt::from_mode(0o644))
+        .unwrap();
+    let kinds = &["user", "ipc", "pid"];
+    let joining = Docker::new(image.path()).container("donor", &donor).ipc("container:donor");
+    let child = running(&joining);
+    let (theirs, ours) = (links(&donor, kinds), links(&child, kinds));
+    assert_eq!((&ours[..2], ours[2] == theirs[2]), (&theirs[..2], false));
+    assert_eq!(says(&joining, "cat /dev/shm/segment; ls -d /dev/mqueue"), "shared\n/dev/mqueue\n");
+    // A member hands it on.
+    let third = Docker::new(image.path()).container("member", &child).ipc("container:member");
+    assert_eq!(says(&third, "cat /dev/shm/segment"), "shared\n");
+    assert_eq!(says(&Docker::new(image.path()), "ls /dev/shm"), "");
+    let private = running(&Docker::new(image.path()));
+    let error = Docker::new(image.path()).container("p", &private).ipc("container:p").build().unwrap_err();
+    assert!(error.to_string().contains("--ipc container:p: non-shareable IPC"), "{error}");
+    let error = joining.shm_size("1m").build().unwrap_err().to_string();
+    assert!(error.contains("--shm-size"), "{error}");
+}
+
+/// One user namespace for all, and its ids.
+#[test]
+fn the_id_map_rule_holds_for_joined_containers() {
+    let image = image!();
+    let (one, two) = (running(&Docker::new(image.path())), running(&Docker::new(image.path())));
+    let joining = || Docker::new(image.path()).container("one", &one).container("two", &two);
+    let own = palisade::creds::Maps::single(
+        (palisade::creds::Uid::ROOT, palisade::creds::Gid::ROOT),
+        (palisade::creds::Uid::NOBODY, palisade::creds::Gid::NOBODY),
+    );
+    for (docker, says) in [
+        (joining().network("container:one").pid("container:two"), "others of the set to user:["),
+        (joining().userns("container:one").pid("container:two"), "others of the set to user:["),
+        (joining().network("container:one").id_maps(own), "id_maps: the ids are those of the container"),
+        (
+            joining().network("container:one").hostname("x"),
+            "conflicting options: hostname and the network mode",
+        ),
+        (
+            joining().network("container:three"),
+            "--network container:three: no container is known by this name",
+        ),
+        (joining().pid("container:one").cap_add("SYS_ADMIN"), "CAP_SYS_ADMIN can't share its pid namespace"),
+    ] {
+        let error = docker.build().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidSpec, "{error}");
+        assert!(error.to_string().contains(says), "{says}: {error}");
+    }
+    if is_root() {
+        let error = joining().dangerously_use_host_users().network("container:one").build().unwrap_err();
+        assert!(error.to_string().contains("leave out dangerously_use_host_users"), "{error}");
+        let host = || Docker::new(image.path()).dangerously_use_host_users();
+        let donor = running(&host());
+        let child =
+            running(&host().container("donor", &donor).network("container:donor").pid("container:donor"));
+        let kinds = &["user", "net", "pid", "ipc"];
+        let (theirs, ours) = (links(&donor, kinds), links(&child, kinds));
+        assert_eq!((&ours[..3], ours[3] == theirs[3]), (&theirs[..3], false));
+        let error = Docker::new(image.path()).container("donor", &donor).pid("container:donor").build();
+        assert!(error.unwrap_err().to_string().contains("take dangerously_use_host_users"));
+        let shared = running(&Docker::new(image.path()).network("host"));
+        let error = Docker::new(image.path()).container("s", &shared).network("container:s").build();
+        assert!(error.unwrap_err().to_string().contains("belongs to user:["));
+    }
+    let mut ended = one;
+    let late = Docker::new(image.path()).container("one", &ended).network("container:one");
+    ended.kill().unwrap();
+    ended.wait().unwrap();
+    let error = late.build().unwrap_err().to_string();
+    assert!(error.contains("--network container:one"), "{error}");
 }
 
 #[test]

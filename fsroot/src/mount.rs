@@ -5,9 +5,13 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use nix::sys::stat::fstat;
+
 use crate::dev::Dev;
+use crate::error::{Error, Result};
 use crate::flags::{MountFlags, Propagation};
 use crate::overlay::Overlay;
+use crate::source::Source;
 
 /// One item of a view. Items are made in the order of the calls that added them; a later one covers an earlier one.
 #[derive(Clone, Debug)]
@@ -90,6 +94,8 @@ const INERT: MountFlags = SAFE.union(MountFlags::NOEXEC);
 #[derive(Clone, Debug)]
 pub struct Bind {
     pub(crate) source: PathBuf,
+    /// What of the source, which is not left on the way there.
+    pub(crate) below: Option<PathBuf>,
     pub(crate) target: PathBuf,
     pub(crate) recursive: bool,
     pub(crate) optional: bool,
@@ -104,6 +110,7 @@ impl Bind {
     pub fn new(source: impl AsRef<Path>, target: impl AsRef<Path>) -> Self {
         Self {
             source: source.as_ref().to_owned(),
+            below: None,
             target: target.as_ref().to_owned(),
             recursive: true,
             optional: false,
@@ -117,6 +124,14 @@ impl Bind {
     /// `source` of the host at `target`; nothing can be written through it, nor through any mount below it.
     pub fn read_only(source: impl AsRef<Path>, target: impl AsRef<Path>) -> Self {
         Self::new(source, target).with(MountFlags::READ_ONLY)
+    }
+
+    /// Not the source, a directory, but what is at `path` below it. It is found without leaving the source: a link on the
+    /// way that leads out, an absolute one or `..` is `EXDEV`, whoever put it there. So whoever may write to the source
+    /// can't lead the bind elsewhere (CVE-2017-1002101, CVE-2021-25741). Since Linux 5.6.
+    pub fn subpath(mut self, path: impl AsRef<Path>) -> Self {
+        self.below = Some(path.as_ref().to_owned());
+        self
     }
 
     /// The mounts below the source are left out. In a new user namespace this is `EINVAL` where there are some: the
@@ -153,9 +168,19 @@ impl Bind {
         self
     }
 
-    /// The path on the host.
+    /// The path on the host, without [`subpath`](Self::subpath).
     pub fn source(&self) -> &Path {
         &self.source
+    }
+
+    /// User and group of what is bound, as the calling process sees them.
+    ///
+    /// # Errors
+    /// As of preparing a root with it: there is nothing, or it can't be reached.
+    pub fn owner(&self) -> Result<(u32, u32)> {
+        let (_, file) = Source::of_bind(self)?;
+        let stat = fstat(file).map_err(|errno| Error::os(errno as i32, "fstat").at(&self.source))?;
+        Ok((stat.st_uid, stat.st_gid))
     }
 
     /// Whether it is read-only.

@@ -232,12 +232,12 @@ impl Planner {
     }
 
     fn bind(&mut self, bind: &Bind) -> Result<()> {
-        let source = match Source::find(&bind.source) {
+        let source = match Source::of_bind(bind) {
             Err(error) if bind.optional && error.kind() == ErrorKind::NotFound => {
                 self.left_out.push(bind.source.clone());
                 return Ok(());
             }
-            found => found?,
+            found => found?.0,
         };
         if let Some(number) = bind.device {
             if !source.is(libc::S_IFCHR) || source.device != number {

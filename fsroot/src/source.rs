@@ -3,13 +3,14 @@
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::fstat;
 use palisade_sys::Identity;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::mount::Bind;
 
 /// An inode of the host, by the path that leads to it.
 #[derive(Clone, Debug)]
@@ -43,6 +44,36 @@ impl Source {
         })?;
         let (identity, device) = identify(&file).map_err(|error| error.at(path))?;
         Ok((Self { path: text, identity, device }, file))
+    }
+
+    /// What a bind shows.
+    pub(crate) fn of_bind(bind: &Bind) -> Result<(Self, OwnedFd)> {
+        let (mut found, directory) = Self::open(&bind.source)?;
+        let Some(below) = &bind.below else { return Ok((found, directory)) };
+        let path = bind.source.join(below);
+        if below.is_absolute() || below.components().any(|part| part == Component::ParentDir) {
+            return Err(Error::new(
+                ErrorKind::InvalidPath,
+                "a path below a source is relative, without `..`",
+            )
+            .at(below));
+        }
+        let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+        let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(resolve);
+        let file = openat2(&directory, below.as_path(), how).map_err(|errno| {
+            let hint = match errno {
+                nix::errno::Errno::EXDEV => Some("a link on the way leads out of the source"),
+                // Somebody moves directories about meanwhile, and the kernel can't tell that it stays below.
+                nix::errno::Errno::EAGAIN => Some("something on the way is being moved: try again"),
+                _ => None,
+            };
+            Error::os(errno as i32, "source can't be opened").at(&path).hint(hint)
+        })?;
+        (found.identity, found.device) = identify(&file).map_err(|error| error.at(&path))?;
+        // The way there is walked again when the root is built, by links that may be others then; what is found there
+        // has to be this inode.
+        found.path = c_path(&std::path::absolute(&path).map_err(|e| Error::io(&e, "source").at(&path))?)?;
+        Ok((found, file))
     }
 
     pub(crate) fn is_dir(&self) -> bool {

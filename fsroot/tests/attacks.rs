@@ -425,6 +425,60 @@ fn a20_an_exchanged_source_is_refused() {
     });
 }
 
+/// CVE-2017-1002101, CVE-2021-25741: whoever may write to a volume leads a bind of what is below it to elsewhere.
+#[test]
+fn a_subpath_never_leaves_its_source() {
+    need_userns!();
+    let dir = temp_dir();
+    let (volume, secret) = (dir.path().join("volume"), dir.path().join("secret"));
+    fs::create_dir_all(volume.join("sub/deep")).unwrap();
+    fs::create_dir(&secret).unwrap();
+    fs::write(secret.join("key"), "").unwrap();
+    let root = |below: &str| Root::empty().mount(Bind::new(&volume, "/work").subpath(below));
+    symlink("../secret", volume.join("relative")).unwrap();
+    symlink(&secret, volume.join("absolute")).unwrap();
+    symlink("sub/deep", volume.join("inside")).unwrap();
+    for (below, kind) in [
+        ("relative", ErrorKind::System),
+        ("absolute", ErrorKind::System),
+        ("relative/key", ErrorKind::System),
+        ("nothing", ErrorKind::NotFound),
+        ("../secret", ErrorKind::InvalidPath),
+        ("sub/../../secret", ErrorKind::InvalidPath),
+        (secret.to_str().unwrap(), ErrorKind::InvalidPath),
+    ] {
+        let error = root(below).prepare().unwrap_err();
+        assert_eq!(error.kind(), kind, "{below}: {error}");
+    }
+    fs::write(volume.join("sub/deep/here"), "").unwrap();
+    in_view(&root("inside").prepare().unwrap(), || assert_eq!(names("/work"), ["here"]));
+    // In a race: found inside or not at all, and what was found is there when all is quiet.
+    let (sub, link) = (volume.join("sub"), volume.join("relative"));
+    let mut found = Vec::new();
+    let mut lost = 0;
+    sys::while_exchanging(&sub, &link, || {
+        for _ in 0..RACES {
+            match root("sub").prepare() {
+                Ok(root) => found.push(root),
+                Err(error) => {
+                    assert!(matches!(error.errno(), Some(libc::EXDEV | libc::EAGAIN)), "{error}");
+                    lost += 1;
+                }
+            }
+        }
+    });
+    assert!(!found.is_empty() && lost > 0, "the race was none: {} found, {lost} refused", found.len());
+    if sub.is_symlink() {
+        fs::rename(&link, volume.join("spare")).unwrap();
+        fs::rename(&sub, &link).unwrap();
+        fs::rename(volume.join("spare"), &sub).unwrap();
+    }
+    found.truncate(200);
+    for root in &found {
+        in_view(root, || assert_eq!(names("/work"), ["deep"]));
+    }
+}
+
 /// A21: read-only means all the way down.
 #[test]
 fn a21_read_only_binds_have_no_writable_submount() {

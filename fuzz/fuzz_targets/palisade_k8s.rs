@@ -9,6 +9,10 @@ fuzz_target!(|data: &[u8]| {
         if let Ok(pod) = document.pod_security() {
             // What is effective is known for each container, and a stricter standard finds no less.
             assert!(pod.containers.iter().all(|container| pod.effective(&container.name).is_some()));
+            // A volume that is mounted is one, and a part of it is below it.
+            for mount in pod.containers.iter().flat_map(|container| &container.volume_mounts) {
+                assert!(pod.volume(&mount.name).is_some() && mount.sub_path.is_relative());
+            }
             let found = |standard| pod.check(standard).len();
             assert!(found(Standard::Baseline) <= found(Standard::Restricted) && found(Standard::Privileged) == 0);
         }

@@ -39,9 +39,12 @@ mod network_policy;
 mod pod;
 mod security_context;
 mod selector;
+mod volumes;
 
 pub use document::{Document, documents};
 pub use security_context::{
     AppArmorProfile, Capabilities, Container, ContainerKind, ContainerSecurityContext, Node, PodSecurity,
     PodSecurityContext, SeLinuxOptions, SeccompProfile, SecurityContext, Standard, Sysctl, Violation,
 };
+pub(crate) use volumes::Mounted;
+pub use volumes::{PodVolumes, Volume, VolumeMount, VolumeSource, Volumes};

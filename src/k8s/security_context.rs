@@ -22,12 +22,14 @@
 //! # Ok::<(), palisade::Error>(())
 //! ```
 
+mod faults;
 mod model;
 mod node;
 mod pod;
 mod standards;
 mod validate;
 
+pub(super) use faults::Faults;
 pub use model::{
     AppArmorProfile, Capabilities, ContainerSecurityContext, PodSecurityContext, SeLinuxOptions,
     SeccompProfile, Sysctl,

@@ -9,6 +9,7 @@
 //! ```
 
 mod build;
+mod containers;
 mod options;
 mod run;
 

@@ -7,6 +7,7 @@ use palisade_creds::{Uid, UserDb, UserSpec};
 
 use super::pod::{PodSecurity, SecurityContext};
 use crate::error::{Error, Result};
+use crate::k8s::{Mounted, PodVolumes};
 use crate::presets::docker::Docker;
 
 /// A node: what its kubelet is configured to, and the containers that it makes of Pods.
@@ -16,6 +17,7 @@ pub struct Node {
     seccomp_profiles: PathBuf,
     app_armor_default: String,
     image_user: String,
+    volumes: Option<PodVolumes>,
 }
 
 impl Default for Node {
@@ -32,6 +34,7 @@ impl Node {
             seccomp_profiles: "/var/lib/kubelet/seccomp".into(),
             app_armor_default: "palisade-default".to_owned(),
             image_user: String::new(),
+            volumes: None,
         }
     }
 
@@ -59,6 +62,12 @@ impl Node {
         self
     }
 
+    /// The volumes of the Pod whose containers are made next; without them a container that mounts volumes is an error.
+    pub fn volumes(mut self, volumes: PodVolumes) -> Self {
+        self.volumes = Some(volumes);
+        self
+    }
+
     /// A container of a Pod, of an image that was unpacked into a directory, as options of
     /// [`presets::docker`](crate::presets::docker): the same defaults hold, a user namespace among them, whatever
     /// `hostUsers` says. Without `allowPrivilegeEscalation: false` no_new_privs is off, as with Kubernetes, where there
@@ -66,11 +75,15 @@ impl Node {
     ///
     /// # Errors
     /// [`ErrorKind::InvalidSpec`](crate::ErrorKind::InvalidSpec) if the Pod has no such container, for an image that does
-    /// not have the user, and with the kubelet's words where `runAsNonRoot` keeps it from running.
+    /// not have the user, for volumes that are not set up, and with the kubelet's words where `runAsNonRoot` keeps it from
+    /// running.
     pub fn container(&self, pod: &PodSecurity, name: &str, image: impl AsRef<Path>) -> Result<Docker> {
         let invalid =
             |what: String| Error::invalid(format!("pod {:?}, container {name:?}: {what}", pod.name));
         let context = pod.effective(name).ok_or_else(|| invalid("there is no such container".into()))?;
+        if pod.os.as_deref() == Some("windows") {
+            return Err(invalid("spec.os.name: windows: this node is linux".into()));
+        }
         let image = image.as_ref();
         let spec = self.runs_as(&context).map_err(&invalid)?;
         let root =
@@ -101,9 +114,22 @@ impl Node {
             docker = docker.sysctl(&sysctl.name, &sysctl.value);
         }
         let mode = |host: bool| if host { "host" } else { "" };
-        let (network, pid, ipc) = (mode(pod.host_network), mode(pod.host_pid), mode(pod.host_ipc));
-        docker = docker.network(network).pid(pid).ipc(ipc);
-        Ok(docker)
+        let (network, shared_pids, ipc) = (mode(pod.host_network), mode(pod.host_pid), mode(pod.host_ipc));
+        docker = docker.network(network).pid(shared_pids).ipc(ipc);
+        self.mounted(pod, name).map_err(invalid).map(|mounted| docker.pod_volumes(mounted))
+    }
+
+    fn mounted(&self, pod: &PodSecurity, name: &str) -> Result<Vec<Mounted>, String> {
+        let mounts = pod.container(name).map(|container| &*container.volume_mounts).unwrap_or_default();
+        match &self.volumes {
+            _ if mounts.is_empty() => Ok(Vec::new()),
+            Some(volumes) if volumes.pod() == pod.name => volumes.mounted(mounts),
+            Some(volumes) => Err(format!("volumes: they are those of pod {:?}", volumes.pod())),
+            None => Err(format!(
+                "volumeMounts[0].name: volume {:?} is not set up: give Node::volumes what Volumes::set_up makes of the Pod",
+                mounts[0].name
+            )),
+        }
     }
 
     /// The user that it will be, if `runAsNonRoot` lets it.
@@ -142,6 +168,7 @@ impl Node {
         docker = match seccomp {
             Some(("Unconfined", _)) => docker.security_opt("seccomp=unconfined"),
             Some(("Localhost", profile)) => {
+                // An empty one, which the API server takes, is the directory itself, and so no profile.
                 let file = profile.localhost_profile.as_deref().unwrap_or_default();
                 docker.security_opt(format!("seccomp={}", self.seccomp_profiles.join(file).display()))
             }

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::faults::Faults;
 use super::model::{
     AppArmorProfile, Capabilities, ContainerSecurityContext, PodSecurityContext, SeLinuxOptions,
     SeccompProfile,
@@ -10,6 +11,7 @@ use super::model::{
 use super::validate::validate;
 use crate::error::Result;
 use crate::k8s::Document;
+use crate::k8s::volumes::{self, RawMount, RawVolume, Volume, VolumeMount};
 
 #[derive(Deserialize)]
 struct Manifest {
@@ -32,7 +34,14 @@ struct Spec {
     containers: Vec<RawContainer>,
     init_containers: Vec<RawContainer>,
     ephemeral_containers: Vec<RawContainer>,
-    volumes: Vec<serde_json::Map<String, Value>>,
+    volumes: Vec<RawVolume>,
+    os: Option<RawOs>,
+}
+
+#[derive(Deserialize)]
+struct RawOs {
+    #[serde(default)]
+    name: String,
 }
 
 #[derive(Default, Deserialize)]
@@ -45,6 +54,23 @@ struct RawContainer {
     working_dir: Option<String>,
     security_context: Option<ContainerSecurityContext>,
     ports: Vec<RawPort>,
+    volume_mounts: Vec<RawMount>,
+    liveness_probe: Option<Value>,
+    readiness_probe: Option<Value>,
+    startup_probe: Option<Value>,
+    lifecycle: Option<Value>,
+}
+
+impl RawContainer {
+    /// Hosts in probes and handlers.
+    fn hosts(&self) -> Vec<String> {
+        let probes = [&self.liveness_probe, &self.readiness_probe, &self.startup_probe];
+        let handlers = self.lifecycle.iter().flat_map(|it| [it.get("postStart"), it.get("preStop")]);
+        let all = probes.into_iter().flatten().chain(handlers.flatten());
+        let hosts = all.flat_map(|it| ["/httpGet/host", "/tcpSocket/host"].map(|path| it.pointer(path)));
+        let texts = hosts.flatten().filter_map(Value::as_str).filter(|host| !host.is_empty());
+        texts.map(str::to_owned).collect()
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -83,6 +109,10 @@ pub struct Container {
     pub security_context: ContainerSecurityContext,
     /// Ports of the node that it takes.
     pub host_ports: Vec<u16>,
+    /// `volumeMounts`.
+    pub volume_mounts: Vec<VolumeMount>,
+    /// Hosts that its probes and lifecycle handlers go to in place of itself.
+    pub probe_hosts: Vec<String>,
 }
 
 /// A Pod, as far as its security goes. [`Document::pod_security`] reads it.
@@ -105,8 +135,10 @@ pub struct PodSecurity {
     pub share_process_namespace: bool,
     /// All containers: init containers, regular ones, ephemeral ones.
     pub containers: Vec<Container>,
-    /// Names of volumes, and of their kinds.
-    pub volumes: Vec<(String, String)>,
+    /// `spec.volumes`.
+    pub volumes: Vec<Volume>,
+    /// `spec.os.name`.
+    pub os: Option<String>,
 }
 
 /// What holds for one container: its own `securityContext` over the Pod's.
@@ -144,35 +176,51 @@ pub struct SecurityContext {
 impl Document {
     /// A `v1` Pod as far as its security goes, checked as the API server checks it.
     ///
-    /// Fields of a `securityContext` that the API does not have are errors (`capabilities` of a Pod, say); other parts of
-    /// the Pod are not looked at.
+    /// Fields of a `securityContext`, a volume or a mount that the API does not have are errors (`capabilities` of a Pod,
+    /// say); other parts of the Pod are not looked at. Where the server quotes an object in a message it is JSON here.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidSpec`](crate::ErrorKind::InvalidSpec) with all that the API server would say against it.
     pub fn pod_security(&self) -> Result<PodSecurity> {
         let Manifest { spec } = self.read("v1", "Pod")?;
+        let mut faults = Faults::default();
+        let (volumes, known) = volumes::read(spec.volumes, &mut faults);
         let lists = [
-            (ContainerKind::Init, spec.init_containers),
-            (ContainerKind::Regular, spec.containers),
-            (ContainerKind::Ephemeral, spec.ephemeral_containers),
+            (ContainerKind::Init, "initContainers", spec.init_containers),
+            (ContainerKind::Regular, "containers", spec.containers),
+            (ContainerKind::Ephemeral, "ephemeralContainers", spec.ephemeral_containers),
         ];
-        let containers = lists.into_iter().flat_map(|(kind, list)| {
-            list.into_iter().map(move |raw| Container {
-                name: raw.name,
-                image: raw.image,
-                command: raw.command.into_iter().chain(raw.args).collect(),
-                working_dir: raw.working_dir,
-                kind,
-                security_context: raw.security_context.unwrap_or_default(),
-                host_ports: raw.ports.iter().map(|port| port.host_port).filter(|port| *port != 0).collect(),
-            })
-        });
-        let volumes = spec.volumes.into_iter().map(|volume| {
-            let name = volume.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
-            let kind = volume.keys().find(|key| *key != "name").cloned();
-            // A volume without a kind is an emptyDir.
-            (name, kind.unwrap_or_else(|| "emptyDir".to_owned()))
-        });
+        let mut containers = Vec::new();
+        for (kind, list, raw) in lists {
+            for (index, raw) in raw.into_iter().enumerate() {
+                let probe_hosts = raw.hosts();
+                let security_context = raw.security_context.unwrap_or_default();
+                let field = format!("spec.{list}[{index}].volumeMounts");
+                let privileged = security_context.privileged == Some(true);
+                containers.push(Container {
+                    probe_hosts,
+                    name: raw.name,
+                    image: raw.image,
+                    command: raw.command.into_iter().chain(raw.args).collect(),
+                    working_dir: raw.working_dir,
+                    kind,
+                    security_context,
+                    host_ports: raw
+                        .ports
+                        .iter()
+                        .map(|port| port.host_port)
+                        .filter(|port| *port != 0)
+                        .collect(),
+                    volume_mounts: volumes::read_mounts(
+                        raw.volume_mounts,
+                        &known,
+                        &field,
+                        privileged,
+                        &mut faults,
+                    ),
+                });
+            }
+        }
         let pod = PodSecurity {
             name: self.name().to_owned(),
             security_context: spec.security_context.unwrap_or_default(),
@@ -181,10 +229,12 @@ impl Document {
             host_ipc: spec.host_ipc.unwrap_or(false),
             host_users: spec.host_users,
             share_process_namespace: spec.share_process_namespace.unwrap_or(false),
-            containers: containers.collect(),
-            volumes: volumes.collect(),
+            containers,
+            volumes,
+            os: spec.os.map(|os| os.name),
         };
-        match &*validate(&pod) {
+        validate(&pod, &mut faults);
+        match &*faults.0 {
             [] => Ok(pod),
             [one] => Err(self.invalid(one)),
             many => Err(self.invalid(format_args!("{} faults:\n  - {}", many.len(), many.join("\n  - ")))),
@@ -196,6 +246,11 @@ impl PodSecurity {
     /// A container by its name.
     pub fn container(&self, name: &str) -> Option<&Container> {
         self.containers.iter().find(|container| container.name == name)
+    }
+
+    /// A volume by its name.
+    pub fn volume(&self, name: &str) -> Option<&Volume> {
+        self.volumes.iter().find(|volume| volume.name == name)
     }
 
     /// What holds for a container: its own fields over the Pod's, one by one. Capabilities, `privileged`,

@@ -5,17 +5,17 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use palisade_cgroup::{Access, Device, DeviceKind, DeviceRules, Limits, docker as units};
-use palisade_creds::{CapabilitySet, IdMap, Maps, SubIds, SubRange, ThreadCapabilities, User, UserDb};
+use palisade_creds::{CapabilitySet, IdMap, Maps, SubIds, SubRange, ThreadCapabilities, Uid, User, UserDb};
 use palisade_fsroot::{Bind, Cgroup2, Dev, File, Layers, Masks, Mount, MountFlags, Proc, Root, Sysfs, Tmpfs};
 use palisade_ns::Namespace;
 use palisade_secfilter::lsm::{Context, ExecLabel, LabelOption};
 use palisade_secfilter::{Host, Profile};
 
+use super::containers::{self, Joined};
 use super::options::{Mode, SecurityOption};
 use super::run::Docker;
 use crate::caller::Caller;
 use crate::error::Result;
-use crate::namespaces::Ipc;
 use crate::prepare::Conflicts;
 use crate::sandbox::{Sandbox, SandboxBuilder};
 
@@ -81,7 +81,8 @@ pub(super) fn builder(docker: &Docker) -> Result<SandboxBuilder> {
         conflicts.finish()?;
         return Ok(Sandbox::builder()); // not reached: what is missing is a conflict
     };
-    let users = users(docker, &caller, &user, &mut conflicts);
+    let joined = containers::joined(docker, &mut conflicts);
+    let users = users(docker, &caller, &user, &joined, &mut conflicts);
     let escalation = docker.escalation
         || security.no_new_privs == Some(false)
         || docker.escalation_if_possible && users.image_ids && security.no_new_privs != Some(true);
@@ -97,6 +98,7 @@ pub(super) fn builder(docker: &Docker) -> Result<SandboxBuilder> {
         .env("HOME", &user.home);
     new = match &users.maps {
         None => new.share(Namespace::User).dangerously_allow_host_root(),
+        Some(_) if joined.pod.is_some() => new.id_mapped_root(users.image_ids && caller.privileged),
         Some(maps) => new.id_maps(maps.clone()).id_mapped_root(users.image_ids && caller.privileged),
     };
     // One id of an ordinary caller's: the caller's groups can't be changed, and the image's would not be mapped.
@@ -105,11 +107,15 @@ pub(super) fn builder(docker: &Docker) -> Result<SandboxBuilder> {
         new = new.groups(groups);
     }
 
-    new = namespaces(docker, new, users.maps.is_none());
+    new = joined.add_to(docker, namespaces(docker, new, users.maps.is_none()));
     new = new.root(root(docker, &security, escalation, &users)).masks(
         if docker.privileged || security.system_paths_unconfined { Masks::none() } else { Masks::docker() },
     );
     new = files(docker, new);
+    #[cfg(feature = "k8s")]
+    {
+        new = pod_volumes(docker, &users, caller.privileged, new, &mut conflicts);
+    }
     new = filter(docker, &security, capabilities, new, &mut conflicts);
     new = label(docker, &security, new, &mut conflicts);
     new = docker.sysctls.iter().fold(new, |new, (name, value)| new.sysctl(name, value));
@@ -143,26 +149,7 @@ fn check(docker: &Docker, security: &Security, caller: &Caller, conflicts: &mut 
     if docker.changes.is_some() && docker.storage.is_some() {
         conflicts.add("storage: it limits changes in memory, but they are kept in a directory");
     }
-    let modes = [
-        ("ipc", &docker.ipc, "SandboxBuilder::ipc"),
-        ("pid", &docker.pid, "SandboxBuilder::join"),
-        ("uts", &docker.uts, "SandboxBuilder::join"),
-        ("network", &docker.network, "SandboxBuilder::join"),
-        ("cgroupns", &docker.cgroupns, "SandboxBuilder::join"),
-    ];
-    for (option, mode, call) in modes {
-        let fine = match mode {
-            Mode::Private | Mode::Host => true,
-            Mode::None => matches!(option, "ipc" | "network"),
-            Mode::Container(_) | Mode::Named(_) => false,
-        };
-        if !fine {
-            conflicts.add(format!(
-                "--{option} {mode}: names of containers and networks are an engine's; give the namespace itself to \
-                 {call} of builder()"
-            ));
-        }
-    }
+    containers::check(docker, conflicts);
 }
 
 /// The user, and all groups that the process is to have, in the image's own files.
@@ -183,9 +170,13 @@ fn look_up(docker: &Docker) -> Result<(User, Vec<u32>), String> {
     Ok((user, groups))
 }
 
-fn users(docker: &Docker, caller: &Caller, user: &User, conflicts: &mut Conflicts) -> Users {
+fn users(docker: &Docker, caller: &Caller, user: &User, joined: &Joined, conflicts: &mut Conflicts) -> Users {
     if docker.host_users {
         return Users { maps: None, image_ids: true };
+    }
+    if let Some(pod) = &joined.pod {
+        let several = pod.maps.uid().as_single::<Uid>().is_none();
+        return Users { maps: Some(pod.maps.clone()), image_ids: several };
     }
     if let Some(maps) = &docker.maps {
         return Users { maps: Some(maps.clone()), image_ids: true };
@@ -221,16 +212,11 @@ fn namespaces(docker: &Docker, mut new: SandboxBuilder, host_users: bool) -> San
             new = new.share(kind);
         }
     }
-    new = match docker.ipc {
-        Mode::Host => new.ipc(Ipc::Host),
-        Mode::None => new.ipc(Ipc::WithoutShm),
-        _ => new,
-    };
     if let Some(name) = &docker.hostname {
         new = new.hostname(name).env("HOSTNAME", name);
     }
     // Docker's, for a network of one's own. The second wants a group that the user namespace may not have.
-    if docker.network != Mode::Host {
+    if containers::own_network(docker) {
         new = new.sysctl("net.ipv4.ip_unprivileged_port_start", "0");
         if host_users {
             new = new.sysctl("net.ipv4.ping_group_range", "0 2147483647");
@@ -352,6 +338,40 @@ fn files(docker: &Docker, mut new: SandboxBuilder) -> SandboxBuilder {
     }
     for option in &docker.volumes {
         new = new.mount(Mount::from(Bind::new(&option.host, &option.container).with(option.flags)));
+    }
+    new
+}
+
+/// Owners on disk are ids inside, for as far as the container has them.
+#[cfg(feature = "k8s")]
+fn pod_volumes(
+    docker: &Docker,
+    users: &Users,
+    privileged: bool,
+    mut new: SandboxBuilder,
+    conflicts: &mut Conflicts,
+) -> SandboxBuilder {
+    use crate::k8s::Mounted;
+    let directories = docker.pod_volumes.iter().any(|volume| matches!(volume, Mounted::Directory(_)));
+    let maps = users.maps.as_ref().filter(|_| privileged && directories);
+    let namespace = maps.map(|maps| {
+        let prepared = maps.prepare().map_err(|error| error.to_string())?;
+        crate::newborn::user_namespace(prepared).map_err(|error| error.to_string())
+    });
+    let Some(namespace) = conflicts.check("ids of volumes", namespace.transpose()) else { return new };
+    for volume in &docker.pod_volumes {
+        new = match volume {
+            Mounted::Host(bind) => new.mount(bind.clone()),
+            Mounted::Directory(bind) => match namespace.as_ref().map(std::os::fd::OwnedFd::try_clone) {
+                None => new.mount(bind.clone()),
+                Some(copy) => match conflicts.check("ids of volumes", copy) {
+                    Some(copy) => new.mount(bind.clone().id_mapped(copy)),
+                    None => new,
+                },
+            },
+            Mounted::Memory(tmpfs, gid) if users.image_ids => new.mount(tmpfs.clone().owner(0, *gid)),
+            Mounted::Memory(tmpfs, _) => new.mount(tmpfs.clone()),
+        };
     }
     new
 }

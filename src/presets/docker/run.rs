@@ -6,6 +6,7 @@ use std::str::FromStr;
 use palisade_cgroup::{Cgroup, Device};
 use palisade_creds::{CapabilityArg, CapabilityRequest, Maps, UserSpec};
 
+use super::containers::Container;
 use super::options::{DeviceOption, Mode, SecurityOption, TmpfsOption, VolumeOption, billionths, bytes};
 use crate::error::Result;
 use crate::sandbox::{Sandbox, SandboxBuilder};
@@ -51,6 +52,8 @@ pub struct Docker {
     pub(super) read_only: bool,
     pub(super) tmpfs: Vec<TmpfsOption>,
     pub(super) volumes: Vec<VolumeOption>,
+    #[cfg(feature = "k8s")]
+    pub(super) pod_volumes: Vec<crate::k8s::Mounted>,
     pub(super) shm_size: Option<u64>,
     pub(super) hostname: Option<String>,
     pub(super) env: Vec<(String, String)>,
@@ -59,6 +62,10 @@ pub struct Docker {
     pub(super) uts: Mode,
     pub(super) network: Mode,
     pub(super) cgroupns: Mode,
+    pub(super) userns: Mode,
+    /// Running ones, by the names that were given to them.
+    pub(super) containers: Vec<(String, Container)>,
+    pub(super) shm_directory: Option<PathBuf>,
     pub(super) host_users: bool,
     pub(super) maps: Option<Maps>,
     pub(super) sysctls: Vec<(String, String)>,
@@ -101,6 +108,8 @@ impl Docker {
             read_only: false,
             tmpfs: Vec::new(),
             volumes: Vec::new(),
+            #[cfg(feature = "k8s")]
+            pod_volumes: Vec::new(),
             shm_size: None,
             hostname: None,
             env: Vec::new(),
@@ -109,6 +118,9 @@ impl Docker {
             uts: Mode::Private,
             network: Mode::Private,
             cgroupns: Mode::Private,
+            userns: Mode::Private,
+            containers: Vec::new(),
+            shm_directory: None,
             host_users: false,
             maps: None,
             sysctls: Vec::new(),
@@ -265,6 +277,13 @@ impl Docker {
         self
     }
 
+    /// Volumes of the Pod that it is a container of.
+    #[cfg(feature = "k8s")]
+    pub(crate) fn pod_volumes(mut self, volumes: Vec<crate::k8s::Mounted>) -> Self {
+        self.pod_volumes = volumes;
+        self
+    }
+
     /// `--shm-size`; 64 MiB unless given.
     pub fn shm_size(mut self, size: impl AsRef<str>) -> Self {
         self.shm_size = self.read_bytes("shm-size", size.as_ref());
@@ -286,14 +305,14 @@ impl Docker {
         self
     }
 
-    /// `--ipc`: `private`, `none`, `shareable`, `host`. What is to be shared is said to the
-    /// [`builder`](Self::builder), by [`SandboxBuilder::ipc`].
+    /// `--ipc`: `private`, `none`, `shareable` (with [`shm_directory`](Self::shm_directory)), `host`, or
+    /// `container:NAME` of one that is `shareable` and was given to [`container`](Self::container).
     pub fn ipc(mut self, mode: impl AsRef<str>) -> Self {
         self.ipc = self.read("ipc", mode.as_ref()).unwrap_or_default();
         self
     }
 
-    /// `--pid`: `private`, `host`.
+    /// `--pid`: `private`, `host`, or `container:NAME` of one that was given to [`container`](Self::container).
     pub fn pid(mut self, mode: impl AsRef<str>) -> Self {
         self.pid = self.read("pid", mode.as_ref()).unwrap_or_default();
         self
@@ -305,8 +324,8 @@ impl Docker {
         self
     }
 
-    /// `--network`: `none` (and nothing: a namespace with loopback alone), `host`. Others are said to the
-    /// [`builder`](Self::builder).
+    /// `--network`: `none` (and nothing: a namespace with loopback alone), `host`, or `container:NAME` of one that was
+    /// given to [`container`](Self::container). Others are said to the [`builder`](Self::builder).
     pub fn network(mut self, mode: impl AsRef<str>) -> Self {
         self.network = self.read("network", mode.as_ref()).unwrap_or_default();
         self
@@ -413,7 +432,7 @@ impl Docker {
         self.builder()?.build()
     }
 
-    fn read<T: FromStr<Err: std::fmt::Display>>(&mut self, option: &str, text: &str) -> Option<T> {
+    pub(super) fn read<T: FromStr<Err: std::fmt::Display>>(&mut self, option: &str, text: &str) -> Option<T> {
         let prefix = format!("--{option}");
         match text.parse() {
             Ok(value) => Some(value),
