@@ -219,7 +219,7 @@ fn build<'a>(p: &mut Program, sandbox: &'a Prepared, payload: &Payload) -> Label
     }
     if sandbox.verify {
         // It is looked at while the rest is done.
-        p.at(Step::LockMounts, "");
+        p.at(if sandbox.lock.is_some() { Step::LockMounts } else { Step::Masks }, "");
         p.write_all(Fd::number(FD_CONTROL), &[WORD_OF_VIEW]);
     }
     label
