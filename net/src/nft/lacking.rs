@@ -26,6 +26,15 @@ fn module(name: &str, option: &str) -> String {
     format!("modprobe {name}, or run one with CONFIG_{option}")
 }
 
+/// What the kernel points at, in a message of `data`: the offset first.
+pub(super) fn fuzz_refused(data: &[u8]) {
+    let Some((offset, message)) = data.split_first_chunk::<2>() else { return };
+    let offset = Some(usize::from(u16::from_ne_bytes(*offset)));
+    for errno in [libc::ENOENT, libc::EOPNOTSUPP] {
+        drop(refused("fuzz", Refused { index: Some(0), message, errno, note: None, offset }));
+    }
+}
+
 /// The part that is missing, and the fix, if that is what it is.
 fn missing(refused: &Refused<'_>) -> Option<(String, String)> {
     let Refused { index, message, errno, offset, .. } = refused;

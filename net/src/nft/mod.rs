@@ -34,6 +34,7 @@ use abi::{ELEM_LIST_SET, ELEM_LIST_TABLE};
 use batch::Batch;
 
 pub(crate) fn fuzz_ruleset(data: &[u8]) {
+    lacking::fuzz_refused(data);
     // One stream of messages, sorted into the dumps by their types.
     let mut dump = decode::Dump::default();
     for reply in crate::netlink::split(data).unwrap_or_default() {
