@@ -391,7 +391,10 @@ impl Standing {
             Ok(true) => self.concluded(),
             Ok(false) => {
                 // It hangs in the kernel, where no signal reaches. Somebody else waits for that.
-                let left = spawner::start(Thread::Any, move |_| Ok(drop(self)));
+                let left = spawner::start(Thread::Any, move |_| {
+                    drop(self);
+                    Ok(())
+                });
                 return Err(left.err().unwrap_or_else(|| over(limit, Step::Stage)));
             }
             Err(error) => Err(unheard(&error)),
