@@ -197,7 +197,7 @@ fn a_reused_pid_is_not_taken_for_the_payload() {
 fn a_place_that_is_taken_or_empty_is_an_error_with_the_way_out() {
     let dir = temp_dir();
     let path = dir.path().join("state");
-    let _state = create(builder(), &path, &["/bin/sleep", "1000"]).unwrap();
+    let state = create(builder(), &path, &["/bin/sleep", "1000"]).unwrap();
     let above = path.join("no/such");
     for (error, errno, hint) in [
         (create(builder(), &path, &["/bin/true"]).unwrap_err(), libc::EEXIST, "Detached::cleanup"),
@@ -207,6 +207,7 @@ fn a_place_that_is_taken_or_empty_is_an_error_with_the_way_out() {
         assert_eq!(error.errno(), Some(errno), "{error}");
         assert!(error.hint().unwrap().contains(hint) && error.object().is_some(), "{error}");
     }
+    state.kill().unwrap();
 }
 
 #[test]
