@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsFd;
 
 use palisade_net::nft::Table;
 use palisade_net::policy::{
@@ -11,14 +12,12 @@ use palisade_net::{Bridge, IpPrefix, Netns, Port, PortSpec};
 use palisade_ns::{AnyNs, Namespace};
 use palisade_sys::Step;
 
+use super::helper::Helper;
 use super::user_mode::UserMode;
 use super::{Mode, Network};
 use crate::error::{Error, ErrorKind, Result};
 use crate::newborn::Newborn;
 use crate::spawner::Bench;
-
-/// Where slirp4netns answers for the host's resolver.
-pub(super) const USER_MODE_RESOLVER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 2, 3));
 
 /// A network as a spawn needs it.
 #[derive(Clone, Debug)]
@@ -41,7 +40,7 @@ pub(crate) struct Connection {
 #[derive(Debug)]
 enum Link {
     Bridge(Port),
-    UserMode { _ends_with: std::os::unix::net::UnixStream },
+    UserMode { _helper: Helper },
 }
 
 impl Network {
@@ -51,7 +50,9 @@ impl Network {
         let kind = match &self.mode {
             Mode::None | Mode::Loopback | Mode::Host | Mode::Join(_) => return Ok(None),
             Mode::Bridge(bridge) => Kind::Bridge { bridge: bridge.clone(), port: self.port_spec(), egress },
-            Mode::User => Kind::UserMode { program: UserMode::find()?, egress },
+            Mode::User(program) => {
+                Kind::UserMode { program: UserMode::find(program.as_ref(), &self.publish)?, egress }
+            }
         };
         let wiring = Wiring(kind);
         // So that what can't be compiled fails here and not at each spawn.
@@ -90,14 +91,14 @@ impl Wiring {
         if let Some(table) = self.egress_table(&own).map_err(of_net)? {
             inside.apply(&table.into()).map_err(of_net)?;
         }
+        // A namespace of its own has nothing to protect by these: as Docker's containers have it.
+        inside.set_sysctl("net.ipv4.ip_unprivileged_port_start", "0").map_err(of_net)?;
+        allow_pings(&inside)?;
         let link = match &self.0 {
-            Kind::Bridge { bridge, port, .. } => {
-                // A namespace of its own has nothing to protect by these: as Docker's containers have it.
-                inside.set_sysctl("net.ipv4.ip_unprivileged_port_start", "0").map_err(of_net)?;
-                allow_pings(&inside)?;
-                Link::Bridge(bridge.attach(&inside, port).map_err(of_net)?)
+            Kind::Bridge { bridge, port, .. } => Link::Bridge(bridge.attach(&inside, port).map_err(of_net)?),
+            Kind::UserMode { program, .. } => {
+                Link::UserMode { _helper: Helper::start(program, child.pid, pidfd.as_fd(), bench)? }
             }
-            Kind::UserMode { program, .. } => Link::UserMode { _ends_with: program.start(child.pid, bench)? },
         };
         Ok(Connection { maker: std::process::id(), link: Some(link) })
     }
@@ -166,7 +167,7 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         if self.maker != std::process::id() {
-            // The sockets behind it are shared with the process whose it is.
+            // What is behind it is the process's whose it is.
             std::mem::forget(self.link.take());
         }
     }
