@@ -121,8 +121,8 @@ impl Network {
     /// which clouds keep credentials.
     ///
     /// The program runs as the host program's user and ends with the payload or the host program. What it leaves open of
-    /// the host is what [`publish`](Self::publish) names, which needs `pasta`. Inside, programs may listen on every port and
-    /// send pings.
+    /// the host is what [`publish`](Self::publish) names, which needs `pasta`. A payload without capabilities listens on ports
+    /// below 1024 where [`sysctl`](crate::SandboxBuilder::sysctl)`("net.ipv4.ip_unprivileged_port_start", "0")` allows it.
     ///
     /// Needs `/dev/net/tun` to be open to the host program's user; `pasta` before 2025 needs a default route. A program that
     /// is missing is an error of [`build`](crate::SandboxBuilder::build); one that fails, or does not say within 20 seconds

@@ -38,7 +38,8 @@ impl UserModeProgram {
         Self { kind: Kind::Pasta, path: None }
     }
 
-    /// `slirp4netns`, 1.0 or later.
+    /// `slirp4netns`, 1.0 or later. As an ordinary user's it stays in the host's file tree, where `pasta` leaves that; its
+    /// seccomp filter is on.
     pub const fn slirp4netns() -> Self {
         Self { kind: Kind::Slirp4netns, path: None }
     }
@@ -140,14 +141,18 @@ impl UserMode {
     /// What it is called with to serve the process `pid`.
     pub(super) fn arguments(&self, pid: u32) -> Vec<String> {
         let texts = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
-        let (user, net) = (format!("/proc/{pid}/ns/user"), format!("/proc/{pid}/ns/net"));
+        let is_root = nix::unistd::geteuid().is_root();
         if self.kind == Kind::Slirp4netns {
             let mut all = texts(&["--configure", "--mtu=65520", "--disable-host-loopback", "--enable-ipv6"]);
-            all.extend(texts(&["--enable-sandbox", "--enable-seccomp", "--netns-type=path"]));
-            all.extend([format!("--ready-fd={FD_READY}"), format!("--userns-path={user}"), net]);
-            all.push("tap0".into());
+            all.push("--enable-seccomp".into());
+            // As an ordinary user's it would become root of the payload's user namespace first, which has none.
+            if is_root {
+                all.push("--enable-sandbox".into());
+            }
+            all.extend([format!("--ready-fd={FD_READY}"), pid.to_string(), "tap0".into()]);
             return all;
         }
+        let (user, net) = (format!("/proc/{pid}/ns/user"), format!("/proc/{pid}/ns/net"));
         let mut all = texts(&["--quiet", "--foreground", "--config-net", "--ns-ifname", "tap0"]);
         // Its own way to see that the namespace is gone is not in every version, and asks once a second. The guard sees to
         // that.
@@ -155,7 +160,7 @@ impl UserMode {
         // The number is written when all is set up: to a pipe, for which no path of a file is needed.
         all.extend(texts(&["--pid", "/proc/self/fd/1"]));
         // The user namespace belongs to who made it: as nobody, which root becomes by itself, it could not be entered.
-        if nix::unistd::geteuid().is_root() {
+        if is_root {
             all.extend(["--runas".into(), format!("0:{}", nix::unistd::getegid())]);
         }
         for (addr, gateway, resolver) in [

@@ -91,11 +91,13 @@ impl Wiring {
         if let Some(table) = self.egress_table(&own).map_err(of_net)? {
             inside.apply(&table.into()).map_err(of_net)?;
         }
-        // A namespace of its own has nothing to protect by these: as Docker's containers have it.
-        inside.set_sysctl("net.ipv4.ip_unprivileged_port_start", "0").map_err(of_net)?;
-        allow_pings(&inside)?;
         let link = match &self.0 {
-            Kind::Bridge { bridge, port, .. } => Link::Bridge(bridge.attach(&inside, port).map_err(of_net)?),
+            Kind::Bridge { bridge, port, .. } => {
+                // A namespace of its own has nothing to protect by these: as Docker's containers have it.
+                inside.set_sysctl("net.ipv4.ip_unprivileged_port_start", "0").map_err(of_net)?;
+                allow_pings(&inside)?;
+                Link::Bridge(bridge.attach(&inside, port).map_err(of_net)?)
+            }
             Kind::UserMode { program, .. } => {
                 Link::UserMode { _helper: Helper::start(program, child.pid, pidfd.as_fd(), bench)? }
             }
