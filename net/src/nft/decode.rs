@@ -9,6 +9,7 @@ use super::rule::{Rule, Verdict, predecessor};
 use super::table::{
     Base, Chain, ChainKind, Family, Hook, Map, MapType, MapValue, Policy, Priority, Ruleset, Set, Table,
 };
+use super::tuple::{Tuple, TupleSet, padded, sort, types_of};
 use super::value::{DataType, Value};
 use crate::error::{Error, Result};
 use crate::netlink::{Attrs, ip};
@@ -31,10 +32,10 @@ pub(super) type Place = (Family, String);
 /// The sets and maps that rules may refer to, by table and name.
 pub(super) type Known = HashMap<(Family, String, String), KnownSet>;
 
-pub(super) struct KnownSet {
-    pub(super) key: DataType,
-    /// Of anonymous ones.
-    pub(super) entries: Option<Vec<Entry>>,
+/// What it is, and what is in anonymous ones.
+pub(super) enum KnownSet {
+    OfOne { key: DataType, entries: Option<Vec<Entry>> },
+    OfTuples { types: Vec<DataType>, elements: Option<Vec<Tuple>> },
 }
 
 fn open(answer: &Answer) -> Result<Option<(Family, Attrs<'_>)>> {
@@ -134,16 +135,28 @@ fn sets(dump: &Dump, tables: &mut [Table]) -> Result<Known> {
         let flags = attrs.be32(SET_FLAGS).unwrap_or(0);
         let key_type = attrs.be32(SET_KEY_TYPE).and_then(DataType::from_id);
         let map_type = if flags & SET_F_MAP == 0 { Some(None) } else { map_type(&attrs).map(Some) };
-        // Concatenated keys and other people's types: the set stays out, and rules that use it are foreign.
-        let (Some(ty), Some(map_type)) = (key_type, map_type) else { continue };
         let place = (family, table.clone(), name.clone());
+        let answers = elements.get(&place).map_or(&[][..], Vec::as_slice);
         let ranges = flags & SET_F_INTERVAL != 0;
-        let entries = set_elements(elements.get(&place).map_or(&[], Vec::as_slice), ty, ranges, map_type)?;
-        if flags & SET_F_ANONYMOUS != 0 {
-            known.insert(place, KnownSet { key: ty, entries: Some(entries) });
+        let anonymous = flags & SET_F_ANONYMOUS != 0;
+        let types = attrs.be32(SET_KEY_TYPE).and_then(types_of).filter(|_| flags & SET_F_MAP == 0);
+        if let Some(types) = types {
+            let elements = tuples(answers, &types, ranges)?;
+            let kept = anonymous.then(|| elements.clone());
+            known.insert(place, KnownSet::OfTuples { types: types.clone(), elements: kept });
+            if let Some(table) = find(tables, &(family, table)).filter(|_| !anonymous) {
+                table.tuple_sets.push(TupleSet { name, types, ranges, elements });
+            }
             continue;
         }
-        known.insert(place, KnownSet { key: ty, entries: None });
+        // Maps with concatenated keys and other people's types: the set stays out, and rules that use it are foreign.
+        let (Some(ty), Some(map_type)) = (key_type, map_type) else { continue };
+        let entries = set_elements(answers, ty, ranges, map_type)?;
+        if anonymous {
+            known.insert(place, KnownSet::OfOne { key: ty, entries: Some(entries) });
+            continue;
+        }
+        known.insert(place, KnownSet::OfOne { key: ty, entries: None });
         let Some(table) = find(tables, &(family, table)) else { continue };
         match map_type {
             None => {
@@ -217,6 +230,32 @@ fn set_elements(answers: &[&Answer], ty: DataType, ranges: bool, map: Option<Map
         out.extend(raw.into_iter().map(|(key, _, value)| (Value::one(ty, key), value)));
         out.sort_by_key(|(key, _)| key.sort_key());
     }
+    Ok(out)
+}
+
+fn tuples(answers: &[&Answer], types: &[DataType], ranges: bool) -> Result<Vec<Tuple>> {
+    let len: usize = types.iter().copied().map(padded).sum();
+    let mut out = Vec::new();
+    for answer in answers {
+        let (_, attrs) = answer.parts(NFGEN)?;
+        for (_, bytes) in attrs.nested(ELEM_LIST_ELEMENTS)?.iter() {
+            let element = Attrs::parse(bytes)?;
+            let (first, last) = (element.nested(ELEM_KEY)?, element.nested(ELEM_KEY_END)?);
+            let Some(first) = first.get(DATA_VALUE) else { continue };
+            let last = last.get(DATA_VALUE).unwrap_or(first);
+            if first.len() != len || last.len() != len {
+                return Err(Error::malformed("set element of several fields"));
+            }
+            let mut offset = 0;
+            let values = types.iter().map(|ty| {
+                let part = offset..offset + ty.len();
+                offset += padded(*ty);
+                Value::range(*ty, first[part.clone()].to_vec(), last[part].to_vec())
+            });
+            out.push(Tuple(values.collect()));
+        }
+    }
+    sort(&mut out, ranges);
     Ok(out)
 }
 

@@ -13,6 +13,7 @@ mod follow;
 mod print;
 mod rule;
 mod table;
+mod tuple;
 mod value;
 
 pub use changes::Changes;
@@ -20,6 +21,7 @@ pub use rule::{Field, Match, NatTo, RateUnit, Reject, Rule, Statement, Verdict};
 pub use table::{
     Base, Chain, ChainKind, Family, Hook, Map, MapType, MapValue, Policy, Priority, Ruleset, Set, Table,
 };
+pub use tuple::{Tuple, TupleMatch, TupleSet};
 pub use value::{CtState, DataType, Protocol, Value};
 
 pub(crate) use value::icmp_by_name;
@@ -111,7 +113,7 @@ impl Netns {
 
     /// All tables, with chains, rules, sets and maps, as of one moment.
     ///
-    /// Of tables that others made, sets with concatenated keys are left out, and expressions that this crate does not know
+    /// Of tables that others made, maps with concatenated keys are left out, and expressions that this crate does not know
     /// become [`Statement::Foreign`].
     ///
     /// # Errors

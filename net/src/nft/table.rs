@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use super::rule::{Rule, Verdict};
+use super::tuple::TupleSet;
 use super::value::{DataType, Value};
 use crate::error::{Error, Result};
 
@@ -393,6 +394,7 @@ pub struct Table {
     pub(crate) name: String,
     pub(crate) owned: bool,
     pub(crate) sets: Vec<Set>,
+    pub(crate) tuple_sets: Vec<TupleSet>,
     pub(crate) maps: Vec<Map>,
     pub(crate) chains: Vec<Chain>,
 }
@@ -406,6 +408,7 @@ impl Table {
             name: name.into(),
             owned: false,
             sets: Vec::new(),
+            tuple_sets: Vec::new(),
             maps: Vec::new(),
             chains: Vec::new(),
         }
@@ -430,6 +433,13 @@ impl Table {
     #[must_use]
     pub fn set(mut self, set: Set) -> Self {
         self.sets.push(set);
+        self
+    }
+
+    /// Adds a set of tuples.
+    #[must_use]
+    pub fn tuple_set(mut self, set: TupleSet) -> Self {
+        self.tuple_sets.push(set);
         self
     }
 
@@ -462,6 +472,12 @@ impl Table {
     #[must_use]
     pub fn sets(&self) -> &[Set] {
         &self.sets
+    }
+
+    /// The sets of tuples.
+    #[must_use]
+    pub fn tuple_sets(&self) -> &[TupleSet] {
+        &self.tuple_sets
     }
 
     /// The maps.

@@ -9,5 +9,6 @@ mod links;
 mod nft;
 mod nft_random;
 mod nft_traffic;
+mod nft_tuple;
 mod policy;
 mod policy_random;
