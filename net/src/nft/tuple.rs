@@ -105,7 +105,8 @@ impl TupleSet {
         Self { name: name.into(), types: types.into_iter().collect(), ranges: false, elements: Vec::new() }
     }
 
-    /// Lets addresses and ports of its elements be ranges and prefixes (nft's `flags interval`, Linux 5.6).
+    /// Lets addresses and ports of its elements be ranges and prefixes (nft's `flags interval`, Linux 5.6). Those of two
+    /// elements may not overlap in part: the kernel refuses that, with [`Exists`](crate::ErrorKind::Exists).
     #[must_use]
     pub fn with_ranges(mut self) -> Self {
         self.ranges = true;
@@ -181,7 +182,7 @@ impl TupleMatch {
     }
 
     /// The fields together are one of these. Of none of them is always false: such a rule is left out when it is compiled,
-    /// or if [negated](Self::negated) the condition.
+    /// or if [negated](Self::negated) the condition. Ranges as in [`TupleSet::with_ranges`].
     #[must_use]
     pub fn any_of<T: Into<Tuple>>(
         fields: impl IntoIterator<Item = Field>,
