@@ -216,7 +216,7 @@ impl UserMode {
 }
 
 /// Year, month and day as one number.
-const FIRST_THAT_PUBLISHES: u32 = 2024_01_01;
+const FIRST_THAT_PUBLISHES: u32 = 20_240_101;
 
 /// The date in what `pasta --version` says: `pasta 0.0~git20250503.587980c`, `pasta 2025_05_03.587980c`.
 fn date_of(said: &str) -> Option<u32> {
@@ -286,8 +286,8 @@ mod tests {
     #[test]
     fn a_version_of_pasta_tells_its_date() {
         for (said, date) in [
-            ("pasta 0.0~git20250503.587980c-2+deb13u1\nCopyright Red Hat\n", Some(2025_05_03)),
-            ("pasta 2024_02_20.1e6f92b\n", Some(2024_02_20)),
+            ("pasta 0.0~git20250503.587980c-2+deb13u1\nCopyright Red Hat\n", Some(20_250_503)),
+            ("pasta 2024_02_20.1e6f92b\n", Some(20_240_220)),
             ("pasta unknown version\nof 20250101", None),
             ("pasta 1.2.3", None),
             ("", None),

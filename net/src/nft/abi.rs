@@ -11,6 +11,9 @@ pub(super) const CHAIN_POLICY: u16 = 5;
 pub(super) const CHAIN_TYPE: u16 = 7;
 pub(super) const HOOK_HOOKNUM: u16 = 1;
 pub(super) const HOOK_PRIORITY: u16 = 2;
+pub(super) const HOOK_DEV: u16 = 3;
+pub(super) const HOOK_DEVS: u16 = 4;
+pub(super) const DEVICE_NAME: u16 = 1;
 
 pub(super) const SET_TABLE: u16 = 1;
 pub(super) const SET_NAME: u16 = 2;

@@ -127,12 +127,36 @@ impl Batch {
 
     fn create_chain(&mut self, table: &Table, chain: &Chain) -> Result<()> {
         check_name("chain", &chain.name)?;
+        let of_devices = chain.base.as_ref().is_some_and(|base| base.hook.of_devices());
+        if of_devices == chain.devices.is_empty() {
+            return Err(Error::invalid(
+                format_args!("chain {} with {} devices", chain.name, chain.devices.len()),
+                "a hook of devices (ingress, egress) and at least one device, or another hook and none",
+            ));
+        }
         let mut m = message(libc::NFT_MSG_NEWCHAIN, table.family, libc::NLM_F_CREATE | libc::NLM_F_EXCL);
         m.str(CHAIN_TABLE, &table.name).str(CHAIN_NAME, &chain.name);
         if let Some(base) = &chain.base {
+            let number = base.hook.number(table.family).ok_or_else(|| {
+                let what = format!("chain {}: hook {}", chain.name, base.hook);
+                Error::invalid(what, format_args!("a hook that family {} has", table.family))
+            })?;
             m.nest(CHAIN_HOOK, |m| {
-                m.be32(HOOK_HOOKNUM, base.hook.number());
+                m.be32(HOOK_HOOKNUM, number);
                 m.be32(HOOK_PRIORITY, base.priority.0 as u32);
+                match chain.devices.as_slice() {
+                    [] => {}
+                    [one] => {
+                        m.str(HOOK_DEV, one.as_str());
+                    }
+                    several => {
+                        m.nest(HOOK_DEVS, |m| {
+                            for device in several {
+                                m.str(DEVICE_NAME, device.as_str());
+                            }
+                        });
+                    }
+                }
             });
             let policy = match base.policy {
                 super::table::Policy::Accept => NF_ACCEPT,

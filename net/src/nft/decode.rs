@@ -12,6 +12,7 @@ use super::table::{
 use super::tuple::{Tuple, TupleSet, padded, sort, types_of};
 use super::value::{DataType, Value};
 use crate::error::{Error, Result};
+use crate::name::IfName;
 use crate::netlink::{Attrs, ip};
 use crate::socket::Answer;
 
@@ -68,7 +69,7 @@ pub(super) fn ruleset(dump: &Dump) -> Result<Ruleset> {
         let Some((family, attrs)) = open(answer)? else { continue };
         let place = (family, attrs.text(CHAIN_TABLE).unwrap_or_default());
         if let Some(table) = find(&mut tables, &place) {
-            table.chains.push(chain(&attrs)?);
+            table.chains.push(chain(family, &attrs)?);
         }
     }
     let known = sets(dump, &mut tables)?;
@@ -89,7 +90,7 @@ fn find<'t>(tables: &'t mut [Table], place: &Place) -> Option<&'t mut Table> {
     tables.iter_mut().find(|t| t.family == place.0 && t.name == place.1)
 }
 
-fn chain(attrs: &Attrs<'_>) -> Result<Chain> {
+fn chain(family: Family, attrs: &Attrs<'_>) -> Result<Chain> {
     let mut chain = Chain::new(attrs.text(CHAIN_NAME).unwrap_or_default());
     let hook = attrs.nested(CHAIN_HOOK)?;
     if let Some(number) = hook.be32(HOOK_HOOKNUM) {
@@ -98,11 +99,15 @@ fn chain(attrs: &Attrs<'_>) -> Result<Chain> {
             Some("route") => ChainKind::Route,
             _ => ChainKind::Filter,
         };
-        let hook_at = Hook::ALL.iter().find(|(_, n, _)| *n == number).map(|(h, ..)| *h);
+        let of_several = hook.nested(HOOK_DEVS)?;
+        let several = of_several.iter().filter(|(kind, _)| *kind == DEVICE_NAME).map(|(_, bytes)| bytes);
+        chain.devices = match hook.text(HOOK_DEV) {
+            Some(one) => vec![IfName::reported(one)],
+            None => several.map(|bytes| IfName::reported(text(bytes))).collect(),
+        };
         chain.base = Some(Base {
             kind,
-            // Ingress and egress of single devices have no name here.
-            hook: hook_at
+            hook: Hook::from_number(number, family)
                 .ok_or_else(|| Error::malformed(format_args!("chain {}: hook {number}", chain.name)))?,
             priority: Priority(hook.be32(HOOK_PRIORITY).unwrap_or(0) as i32),
             policy: if attrs.be32(CHAIN_POLICY) == Some(NF_DROP as u32) {
@@ -113,6 +118,12 @@ fn chain(attrs: &Attrs<'_>) -> Result<Chain> {
         });
     }
     Ok(chain)
+}
+
+/// A string up to its NUL.
+fn text(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).into_owned()
 }
 
 /// Puts named sets and maps into their tables; what all of them are is for the rules.
@@ -296,8 +307,7 @@ fn comment(mut udata: &[u8]) -> Option<String> {
     while let [kind, len, rest @ ..] = udata {
         let value = rest.get(..usize::from(*len))?;
         if *kind == UDATA_RULE_COMMENT {
-            let end = value.iter().position(|b| *b == 0).unwrap_or(value.len());
-            return Some(String::from_utf8_lossy(&value[..end]).into_owned());
+            return Some(text(value));
         }
         udata = rest.get(usize::from(*len)..)?;
     }

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use super::abi::*;
 use super::decode::{Entry, Known, KnownSet, Place, verdict};
-use super::encode::{Load, Needs, load_of};
+use super::load::{Load, Needs, load_of};
 use super::rule::{Field, Match, NatTo, Operand, RateUnit, Reject, Statement};
 use super::table::{Family, MapValue};
 use super::tuple::{Tuple, TupleMatch, TupleOperand, padded};

@@ -10,6 +10,7 @@ mod changes;
 mod decode;
 mod encode;
 mod follow;
+mod load;
 mod print;
 mod rule;
 mod table;
@@ -117,8 +118,8 @@ impl Netns {
     /// become [`Statement::Foreign`].
     ///
     /// # Errors
-    /// [`Permission`](crate::ErrorKind::Permission); [`Malformed`](crate::ErrorKind::Malformed) for a chain on a hook of a
-    /// single device.
+    /// [`Permission`](crate::ErrorKind::Permission); [`Malformed`](crate::ErrorKind::Malformed) for a chain on a hook
+    /// that has no name here.
     #[doc(alias = "nft list ruleset")]
     pub fn ruleset(&self) -> Result<Ruleset> {
         for _ in 0..16 {

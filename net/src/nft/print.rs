@@ -117,9 +117,17 @@ fn print_chain(f: &mut Formatter<'_>, family: Family, chain: &Chain) -> fmt::Res
     writeln!(f, "\tchain {} {{", chain.name)?;
     if let Some(base) = &chain.base {
         let priority = base.priority.show(family, base.hook);
+        let devices = match chain.devices.as_slice() {
+            [] => String::new(),
+            [one] => format!(" device \"{one}\""),
+            several => {
+                let names: Vec<String> = several.iter().map(ToString::to_string).collect();
+                format!(" devices = {{ {} }}", names.join(", "))
+            }
+        };
         writeln!(
             f,
-            "\t\ttype {} hook {} priority {priority}; policy {};",
+            "\t\ttype {} hook {}{devices} priority {priority}; policy {};",
             base.kind, base.hook, base.policy
         )?;
     }

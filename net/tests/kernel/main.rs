@@ -7,6 +7,7 @@ mod common;
 mod iptables;
 mod links;
 mod nft;
+mod nft_hooks;
 mod nft_random;
 mod nft_traffic;
 mod nft_tuple;
