@@ -98,47 +98,8 @@ pub(crate) fn start(passed: &[OwnedFd], bench: &mut Bench, duty: impl FnOnce(&mu
     helper.finish()
 }
 
-/// A process that is no child of ours and waits for its start; dropped before that, it ends.
-#[derive(Debug)]
-pub(crate) struct Recruit {
-    helper: Helper,
-    pidfd: OwnedFd,
-}
-
-impl Recruit {
-    /// Starts one that will do `duty`.
-    pub(crate) fn new(
-        passed: &[OwnedFd],
-        bench: &mut Bench,
-        duty: impl FnOnce(&mut Program),
-    ) -> Result<Self> {
-        let failed = |call: &'static str| move |error: io::Error| Error::call(Step::Supervise, call, &error);
-        let (helper, sender) = post_one(passed, bench, |p| {
-            let byte = p.room(1);
-            p.read_exact(Fd::number(FD_CONTROL), byte);
-            duty(p);
-        })?;
-        let pid = sender.ok_or_else(|| failed("SO_PASSCRED")(io::ErrorKind::NotFound.into()))?;
-        // It waits, so the number is its own.
-        let pidfd = crate::sys::pidfd_open(pid).map_err(failed("pidfd_open"))?;
-        Ok(Self { helper, pidfd })
-    }
-
-    pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
-        self.pidfd.as_fd()
-    }
-
-    /// Lets it go on; the pidfd is what stays of it here.
-    pub(crate) fn go(mut self) -> Result<OwnedFd> {
-        let sent = io::Write::write_all(&mut self.helper.control, b"g");
-        sent.map_err(|error| Error::call(Step::Supervise, "write to the helper", &error))?;
-        self.helper.finish()?;
-        Ok(self.pidfd)
-    }
-}
-
 /// Starts it and waits until it is at its post; gives its pid, and the process that has started it and ends now.
-fn post_one(
+pub(crate) fn post_one(
     passed: &[OwnedFd],
     bench: &mut Bench,
     duty: impl FnOnce(&mut Program),

@@ -13,9 +13,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::pipe2;
 use palisade_sys::{FD_PASSED, Fd, Place, Step};
 
+use super::recruit::Recruit;
 use super::user_mode::UserMode;
 use crate::error::{Error, ErrorKind, Result};
-use crate::guard::{self, Recruit};
+use crate::guard;
 use crate::order::SETTABLE_SIGNALS;
 use crate::spawner::Bench;
 use crate::sys;

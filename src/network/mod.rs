@@ -2,6 +2,7 @@
 
 mod helper;
 mod names;
+mod recruit;
 mod user_mode;
 mod wiring;
 
