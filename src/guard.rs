@@ -16,6 +16,7 @@ use palisade_cgroup::{Cgroup, Limits};
 use palisade_sys::{FD_CONTROL, FD_PASSED, Fd, Outcome, Program, Step};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::launch::hear;
 use crate::newborn::Helper;
 use crate::spawner::Bench;
 
@@ -55,11 +56,20 @@ pub(crate) fn of_cgroup(error: palisade_cgroup::Error) -> Error {
 /// Starts the guard of one payload: it kills that when the host program has ended, and ends with it otherwise. For
 /// payloads that could do away with their parent-death signal.
 pub(crate) fn watch_over(payload: BorrowedFd<'_>, bench: &mut Bench) -> Result<()> {
+    end_with(payload, &[], bench)
+}
+
+/// Starts the guard of one process: it kills that when the host program or one of `others` has ended, and ends with it
+/// otherwise. All are named by pidfds.
+pub(crate) fn end_with(process: BorrowedFd<'_>, others: &[BorrowedFd<'_>], bench: &mut Bench) -> Result<()> {
     let failed = |call: &'static str| move |error: io::Error| Error::call(Step::ParentDeath, call, &error);
-    let host = crate::sys::pidfd_of_self().map_err(failed("pidfd_open"))?;
-    let payload = payload.try_clone_to_owned().map_err(failed("dup"))?;
-    start(&[host, payload], bench, |p| {
-        p.wait_for_any(&[FD_PASSED, FD_PASSED + 1]);
+    let mut passed = vec![crate::sys::pidfd_of_self().map_err(failed("pidfd_open"))?];
+    for pidfd in [process].iter().chain(others) {
+        passed.push(pidfd.try_clone_to_owned().map_err(failed("dup"))?);
+    }
+    let numbers: Vec<i32> = (FD_PASSED..).take(passed.len()).collect();
+    start(&passed, bench, |p| {
+        p.wait_for_any(&numbers);
         p.pidfd_send_signal(Fd::number(FD_PASSED + 1), libc::SIGKILL);
         p.tolerate(&[libc::ESRCH]);
     })
@@ -84,6 +94,16 @@ fn post(parent: &Cgroup, group: &Cgroup, bench: &mut Bench) -> Result<()> {
 
 /// Starts a process that is no child of ours and does `duty`, and waits until it is at its post.
 pub(crate) fn start(passed: &[OwnedFd], bench: &mut Bench, duty: impl FnOnce(&mut Program)) -> Result<()> {
+    let (helper, _) = post_one(passed, bench, duty)?;
+    helper.finish()
+}
+
+/// Starts it and waits until it is at its post; gives its pid, and the process that has started it and ends now.
+pub(crate) fn post_one(
+    passed: &[OwnedFd],
+    bench: &mut Bench,
+    duty: impl FnOnce(&mut Program),
+) -> Result<(Helper, Option<u32>)> {
     let mut p = Program::new();
     p.at(Step::ParentDeath, "guard");
     p.close_on_exec_from(3);
@@ -98,13 +118,15 @@ pub(crate) fn start(passed: &[OwnedFd], bench: &mut Bench, duty: impl FnOnce(&mu
     duty(&mut p);
     p.land(end);
 
-    let mut helper = Helper::start(&p, passed, 0, bench)?;
-    let mut ready = [0];
-    match io::Read::read_exact(&mut helper.control, &mut ready) {
-        Ok(()) => helper.finish(),
-        Err(error) => match helper.outcome() {
+    let helper = Helper::start(&p, passed, 0, bench)?;
+    match hear(&helper.control) {
+        Ok(Some(word)) => Ok((helper, word.sender)),
+        heard => match helper.outcome() {
             Outcome::Failed(fault) => Err(Error::explained(p.explain(fault))),
-            _ => Err(Error::call(Step::ParentDeath, "wait for the guard", &error)),
+            _ => {
+                let error = heard.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into());
+                Err(Error::call(Step::ParentDeath, "wait for the guard", &error))
+            }
         },
     }
 }

@@ -503,16 +503,16 @@ fn open_streams(plan: &Plan) -> Result<[Opened; 3]> {
 }
 
 /// A byte of the stage's, and what came with it.
-struct Word {
+pub(crate) struct Word {
     byte: u8,
     /// The pid of the process that said it, here.
-    sender: Option<u32>,
+    pub(crate) sender: Option<u32>,
     descriptor: Option<OwnedFd>,
 }
 
 /// Waits until the stage says a word, which it does when it waits for us or sends something; `None` when the socket has
 /// closed.
-fn hear(control: &UnixStream) -> io::Result<Option<Word>> {
+pub(crate) fn hear(control: &UnixStream) -> io::Result<Option<Word>> {
     loop {
         match hear_once(control) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -58,7 +58,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use function::{Function, dispatch};
 pub use namespaces::Ipc;
 #[cfg(feature = "net")]
-pub use network::Network;
+pub use network::{Network, UserModeProgram};
 pub use order::Session;
 pub use palisade_cgroup as cgroup;
 pub use palisade_creds as creds;

@@ -91,7 +91,7 @@ pub(crate) const WORD_OF_VERIFICATION: u8 = b'v';
 pub(crate) const WORD_OF_PAUSE: u8 = b'p';
 
 /// All signals but SIGKILL and SIGSTOP, whose disposition can't be set: bit n - 1 is signal n.
-const SETTABLE_SIGNALS: u64 = !(1 << (libc::SIGKILL - 1) | 1 << (libc::SIGSTOP - 1));
+pub(crate) const SETTABLE_SIGNALS: u64 = !(1 << (libc::SIGKILL - 1) | 1 << (libc::SIGSTOP - 1));
 
 /// What a failed candidate of a PATH look-up may fail with for the next one to be tried, as execvp has it.
 const TRY_NEXT: &[i32] = &[libc::ENOENT, libc::ENOTDIR, libc::EACCES, libc::ESTALE];

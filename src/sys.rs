@@ -266,14 +266,27 @@ pub(crate) fn sealed_program(name: &std::ffi::CStr, bytes: &[u8]) -> io::Result<
 
 /// A memfd that holds `bytes`, to be mapped by the stage and read by us.
 pub(crate) fn shared_image(bytes: &[u8]) -> io::Result<OwnedFd> {
+    filled(data_memfd(c"palisade-image", libc::MFD_CLOEXEC)?, bytes)
+}
+
+/// A memfd that is `len` zeros and neither grows nor shrinks: what a helper writes into it goes so far and no further, and
+/// never waits for a reader.
+#[cfg(feature = "net")]
+pub(crate) fn notepad(len: usize) -> io::Result<OwnedFd> {
+    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+    let fd = filled(data_memfd(c"palisade-notepad", flags)?, &vec![0; len])?;
+    // SAFETY: takes no address.
+    cvt(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_SHRINK | libc::F_SEAL_GROW) })?;
+    Ok(fd)
+}
+
+/// A memfd that nobody executes; before Linux 6.3 every one may be.
+fn data_memfd(name: &std::ffi::CStr, flags: u32) -> io::Result<OwnedFd> {
     const MFD_NOEXEC_SEAL: u32 = 0x8;
-    let fd = match memfd(c"palisade-image", libc::MFD_CLOEXEC | MFD_NOEXEC_SEAL) {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-            memfd(c"palisade-image", libc::MFD_CLOEXEC)?
-        }
-        other => other?,
-    };
-    filled(fd, bytes)
+    match memfd(name, flags | MFD_NOEXEC_SEAL) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => memfd(name, flags),
+        other => other,
+    }
 }
 
 fn memfd(name: &std::ffi::CStr, flags: u32) -> io::Result<OwnedFd> {

@@ -14,8 +14,11 @@ use palisade::net::nft::{Changes, DataType, Family, Map, MapType, MapValue, Prot
 use palisade::net::policy::{IpBlock, Peer, PolicyRule, PortSelector};
 use palisade::net::{Bridge, BridgeSpec, IfName, IpPrefix, LinkSettings, Netns, Route};
 use palisade::ns::{AnyNs, Namespace, Ns, kind};
-use palisade::{Child, ErrorKind, Lifetime, Moment, Network, Sandbox, SandboxBuilder, State, Stdio, Subject};
-use palisade_testkit::{is_root, skip, wait_until};
+use palisade::{
+    Child, ErrorKind, Lifetime, Moment, Network, Sandbox, SandboxBuilder, State, Stdio, Step, Subject,
+    UserModeProgram,
+};
+use palisade_testkit::{can_unshare_user, is_root, skip, temp_dir, wait_until};
 
 const LONG: Duration = Duration::from_secs(5);
 const SHORT: Duration = Duration::from_millis(300);
@@ -149,7 +152,7 @@ fn names_are_resolved_inside() {
     assert!(out.contains("nameserver 10.0.0.53\nnameserver fd00::35\n"), "{out}");
     assert!(["::1", "127.0.0.1"].contains(&words[4]), "{out}");
     // In a root of one's own, over the files that are there.
-    let dir = palisade_testkit::temp_dir();
+    let dir = temp_dir();
     for made in ["etc", "usr", "proc", "dev", "tmp"] {
         std::fs::create_dir(dir.path().join(made)).unwrap();
     }
@@ -205,6 +208,117 @@ fn conflicts_are_told_together() {
 }
 
 #[test]
+fn conflicts_of_user_mode_networks() {
+    let told = |network: Network, parts: &[&str]| {
+        let error = with(network).build().unwrap_err();
+        for part in parts {
+            assert!(error.to_string().contains(part), "{part}: {error}");
+        }
+        error.kind()
+    };
+    let network = Network::user_mode_with(UserModeProgram::pasta().at("bin/pasta"))
+        .publish(Protocol::TCP, 0, 80)
+        .publish(Protocol::SCTP, 81, 80)
+        .publish(Protocol::TCP, 82, 80)
+        .publish(Protocol::TCP, 82, 81)
+        .interface(name("eth1"));
+    let parts = [
+        "absolute",
+        "ports are 1 to 65535",
+        "publish 81: sctp",
+        "the same tcp port twice",
+        "interface has no meaning",
+    ];
+    assert_eq!(told(network, &parts), ErrorKind::InvalidSpec);
+    let slirp = Network::user_mode_with(UserModeProgram::slirp4netns()).publish(Protocol::TCP, 8080, 80);
+    assert_eq!(told(slirp, &["no published ports", "UserModeProgram::pasta"]), ErrorKind::InvalidSpec);
+    let missing = Network::user_mode_with(UserModeProgram::pasta().at("/nowhere/pasta"));
+    assert_eq!(told(missing, &["/nowhere/pasta", "correct the path"]), ErrorKind::Setup);
+}
+
+/// A file that can be executed, with these lines of shell.
+fn script(dir: &std::path::Path, lines: &str) -> UserModeProgram {
+    let path = dir.join("pasta");
+    std::fs::write(&path, format!("#!/bin/sh\n{lines}\n")).unwrap();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    UserModeProgram::pasta().at(path)
+}
+
+/// A process that does nothing more until it is killed; a word after it tells it from others.
+const STOP: &str = "exec /bin/sh -c 'kill -STOP $$; :'";
+
+/// Processes whose command line names something in this directory.
+fn left_of(dir: &std::path::Path) -> usize {
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    let lines = all.map(|entry| std::fs::read(entry.path().join("cmdline")).unwrap_or_default());
+    lines.filter(|line| String::from_utf8_lossy(line).contains(&*dir.to_string_lossy())).count()
+}
+
+#[test]
+fn a_user_mode_program_that_hangs_or_fails_is_an_error() {
+    if !can_unshare_user() {
+        skip!("no user namespaces here", needs = "userns");
+    }
+    let dir = temp_dir();
+    let ran = dir.path().join("ran");
+    let spawn = |lines: &str, limit: Duration| {
+        let network = Network::user_mode_with(script(dir.path(), lines));
+        let sandbox = with(network).setup_timeout(limit).build().unwrap();
+        let error = sandbox.command("/bin/true").spawn().unwrap_err();
+        assert!(wait_until(LONG, || left_of(dir.path()) == 0), "{lines}");
+        error
+    };
+    let minute = Duration::from_secs(60);
+    // Ended by the caller's clock, or by ours, which says what hangs.
+    let hang = format!("touch {}; {STOP} {}", ran.display(), dir.path().display());
+    let error = spawn(&hang, Duration::from_secs(1));
+    assert_eq!((error.kind(), error.step()), (ErrorKind::SetupTimeout, Step::Network), "{error}");
+    assert!(ran.exists());
+    let error = spawn(&hang, minute);
+    assert_eq!((error.kind(), error.step()), (ErrorKind::Setup, Step::Network), "{error}");
+    assert!(
+        error.object().unwrap().ends_with("/pasta") && error.to_string().contains("did not say"),
+        "{error}"
+    );
+    assert!(error.hint().unwrap().contains("user_mode_with"), "{error}");
+    // What it says is passed on, as far as it goes; a flood of it holds nobody up.
+    let error = spawn("echo the last words >&2; exit 1", minute);
+    assert!(error.to_string().contains("the last words"), "{error}");
+    let error = spawn("yes 2>/dev/null | head -c 1000000 >&2; exit 1", minute);
+    assert!(error.to_string().contains(": y"), "{error}");
+    let error = spawn("exit 0", minute);
+    assert!(error.to_string().contains("without a word"), "{error}");
+    let error = spawn("kill -9 $$", minute);
+    assert!(error.to_string().contains("without a word"), "{error}");
+}
+
+#[test]
+fn a_user_mode_program_has_nothing_of_the_host_program() {
+    if !can_unshare_user() {
+        skip!("no user namespaces here", needs = "userns");
+    }
+    let dir = temp_dir();
+    let told = dir.path().join("told");
+    // Standard streams, and nothing else but what the shell itself opens; no signal is ignored.
+    let lines = format!(
+        "exec 3>&1 >{}; ls -l /proc/$$/fd; env; grep SigIgn /proc/self/status; pwd; echo 1 >&3; {STOP} {}",
+        told.display(),
+        dir.path().display()
+    );
+    let network = Network::user_mode_with(script(dir.path(), &lines));
+    let child = with(network).build().unwrap().command("/bin/sleep").arg("1000").spawn().unwrap();
+    let said = std::fs::read_to_string(&told).unwrap();
+    let open = said.lines().filter_map(|line| line.split_once(" -> "));
+    let open: Vec<&str> = open.map(|(_, to)| to).filter(|to| !to.ends_with("/pasta")).collect();
+    assert_eq!(open.len(), 4, "0, 1 twice, and 2: {said}");
+    assert!(said.contains("SigIgn:\t0000000000000000\n/\n"), "{said}");
+    let variables = said.lines().filter(|line| line.contains('=') && !line.starts_with("PWD=")).count();
+    assert!(variables <= 2, "the shell's own: {said}");
+    drop(child);
+    assert!(wait_until(LONG, || left_of(dir.path()) == 0));
+}
+
+#[test]
 fn a_payload_joins_the_network_of_another() {
     if !is_root() {
         skip!("needs root: a joined namespace is another's", needs = "root");
@@ -255,7 +369,7 @@ fn a_bridge_gives_addresses_a_way_out_and_published_ports() {
     assert_eq!(inside.sysctl("net.ipv4.ip_unprivileged_port_start").unwrap(), "0");
     // A port is published once, at a spawn as well.
     let error = with(network.clone()).build().unwrap().command("/bin/true").spawn().unwrap_err();
-    assert_eq!((error.kind(), error.step()), (ErrorKind::Setup, palisade::Step::Network), "{error}");
+    assert_eq!((error.kind(), error.step()), (ErrorKind::Setup, Step::Network), "{error}");
     // What is dropped leaves the bridge: its place is free again, and its port closed.
     drop((web, inside));
     let links = || bridge.netns().links().unwrap().len();

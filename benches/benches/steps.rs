@@ -3,8 +3,8 @@
 //! `cargo bench -p palisade-benches --bench steps`, as root for all profiles. `-- P2 default` for some of them.
 //!
 //! The steps of the host program's side are timed on its clock, those of the stage by the stage, which looks at the clock
-//! before each. What no step accounts for has lines of its own: the way to the thread that spawns and back, and the end
-//! of the payload.
+//! before each. What no step accounts for has lines of its own: the way to the thread that spawns, what lies before a step
+//! (before exec: the way back), and the end of the payload.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -64,7 +64,7 @@ fn report(name: &str, rounds: usize, command: &Command, beside: &mut dyn FnMut()
         if round >= rounds / 10 {
             raw.push(floor);
             silent.push(untold);
-            listener.keep(told);
+            listener.keep(&told);
         }
     }
     println!(
@@ -132,41 +132,34 @@ impl Visit for Span {
     }
 }
 
+/// By name of the line, with the place of its first appearance.
+type Lines = BTreeMap<String, (usize, Vec<Duration>)>;
+
 /// Keeps the spans of the spawn that goes on, and the sums of those before it.
 #[derive(Clone, Default)]
 struct Listener {
     now: Arc<Mutex<Vec<Span>>>,
-    /// By line of the table, with the place of its first appearance.
-    lines: Arc<Mutex<BTreeMap<String, (usize, Vec<Duration>)>>>,
+    lines: Arc<Mutex<Lines>>,
 }
 
 impl Listener {
-    fn keep(&self, observed: Observed) {
+    fn keep(&self, observed: &Observed) {
         let spans = self.now.lock().expect("no panic");
         let mut lines = self.lines.lock().expect("no panic");
         let mut line = |name: String, time: Duration| {
             let place = lines.len();
             lines.entry(name).or_insert((place, Vec::new())).1.push(time);
         };
-        let spawn = spans.iter().find(|span| span.spawn);
-        let (Some(entered), Some(left)) =
-            (spawn.and_then(|span| span.entered), spawn.and_then(|span| span.left))
-        else {
-            return;
-        };
-        line("to the thread that spawns".into(), entered - observed.begin);
-        let mut now = entered;
-        for span in spans.iter().filter(|span| !span.spawn) {
-            if let (Some(entered), Some(left)) = (span.entered, span.left) {
-                if span.micros.is_none() {
-                    line(format!("host: before {}", span.step), entered.saturating_duration_since(now));
-                    line(format!("host: {}", span.step), left - entered);
-                    now = left;
-                }
-            }
+        let began = spans.iter().find(|span| span.spawn).and_then(|span| span.entered);
+        let mut now = began.unwrap_or(observed.begin);
+        line("to the thread that spawns".into(), now - observed.begin);
+        for span in spans.iter().filter(|span| !span.spawn && span.micros.is_none()) {
+            let (Some(entered), Some(left)) = (span.entered, span.left) else { continue };
+            line(format!("host: before {}", span.step), entered.saturating_duration_since(now));
+            line(format!("host: {}", span.step), left - entered);
+            now = left;
         }
-        line("host: the rest".into(), left.saturating_duration_since(now));
-        line("back from the thread that spawns".into(), observed.spawned - left);
+        line("host: after exec".into(), observed.spawned.saturating_duration_since(now));
         line("wait for the end".into(), observed.end - observed.spawned);
         line("all of it".into(), observed.end - observed.begin);
         for span in spans.iter() {

@@ -28,4 +28,4 @@ pub use name::{IfName, MacAddr};
 pub use neighbour::{FdbEntry, Neighbour, NeighbourState};
 pub use netns::Netns;
 pub use prefix::IpPrefix;
-pub use route::{Route, RouteEntry, RouteKind};
+pub use route::{NextHop, Route, RouteEntry, RouteKind};

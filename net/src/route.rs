@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use crate::error::{Error, Result};
 use crate::link::index_of;
 use crate::name::IfName;
-use crate::netlink::{Message, family_of, ip_bytes};
+use crate::netlink::{Attrs, Message, family_of, ip_bytes};
 use crate::netns::Netns;
 use crate::prefix::IpPrefix;
 use crate::socket::Answer;
@@ -148,6 +148,46 @@ pub struct RouteEntry {
     pub metric: Option<u32>,
     /// The number of the table: 254 is `main`, 255 `local`.
     pub table: u32,
+    /// The ways between which a multipath route divides its packets; `via` and `link` are absent then. Empty otherwise.
+    pub hops: Vec<NextHop>,
+}
+
+/// One of the ways of a multipath route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NextHop {
+    /// The next router.
+    pub via: Option<IpAddr>,
+    /// The index of the link.
+    pub link: u32,
+    /// Its share, 1 to 256, of the sum of all.
+    pub weight: u16,
+}
+
+/// struct rtnexthop: length, flags, weight less one, index of the link; then attributes.
+const RTNEXTHOP: usize = 8;
+
+impl NextHop {
+    fn parse_all(mut bytes: &[u8]) -> Result<Vec<Self>> {
+        let mut out = Vec::new();
+        while let Some(head) = bytes.first_chunk::<RTNEXTHOP>() {
+            let len = usize::from(u16::from_ne_bytes([head[0], head[1]]));
+            let attrs = bytes.get(RTNEXTHOP..len).ok_or_else(|| Error::malformed("next hop of a route"))?;
+            out.push(Self {
+                via: gateway(&Attrs::parse(attrs)?),
+                link: u32::from_ne_bytes([head[4], head[5], head[6], head[7]]),
+                weight: u16::from(head[3]) + 1,
+            });
+            bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
+        }
+        Ok(out)
+    }
+}
+
+/// The gateway, which may be of the other family than the route: RTA_VIA is a 16-bit family, then an address of it.
+fn gateway(attrs: &Attrs<'_>) -> Option<IpAddr> {
+    let other_family = || crate::netlink::ip(attrs.get(libc::RTA_VIA)?.get(2..)?);
+    attrs.addr(libc::RTA_GATEWAY).or_else(other_family)
 }
 
 impl RouteEntry {
@@ -167,16 +207,15 @@ impl RouteEntry {
             }
             None => all,
         };
-        // RTA_VIA: a 16-bit family, then an address of it.
-        let other_family = attrs.get(libc::RTA_VIA).and_then(|b| crate::netlink::ip(b.get(2..)?));
         Ok(Some(Self {
             to,
             kind: RouteKind::from_number(head[7]),
-            via: attrs.addr(libc::RTA_GATEWAY).or(other_family),
+            via: gateway(&attrs),
             link: index_of(&attrs, libc::RTA_OIF),
             source: attrs.addr(libc::RTA_PREFSRC),
             metric: attrs.u32(libc::RTA_PRIORITY),
             table: attrs.u32(libc::RTA_TABLE).unwrap_or(u32::from(head[4])),
+            hops: attrs.get(libc::RTA_MULTIPATH).map_or_else(|| Ok(Vec::new()), NextHop::parse_all)?,
         }))
     }
 }

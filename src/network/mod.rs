@@ -1,8 +1,10 @@
 //! The network of a sandbox.
 
+mod helper;
 mod names;
 mod probe;
 mod readback;
+mod recruit;
 mod user_mode;
 mod wiring;
 
@@ -16,8 +18,11 @@ use palisade_ns::{AnyNs, Namespace, Ns, kind};
 
 use crate::sandbox::{Lifetime, Spec, View};
 
+use user_mode::Published;
+
 pub(crate) use names::Etc;
 pub(crate) use probe::{Rules, try_rules};
+pub use user_mode::UserModeProgram;
 pub(crate) use wiring::{Connection, Wiring};
 
 /// What a payload sees of networks: [`SandboxBuilder::network`](crate::SandboxBuilder::network). Behind the feature `net`.
@@ -46,7 +51,7 @@ pub struct Network {
     mode: Mode,
     addresses: Vec<IpAddr>,
     interface: Option<IfName>,
-    publish: Vec<(Protocol, u16, u16)>,
+    publish: Vec<Published>,
     /// `None` allows everything.
     egress: Option<Vec<PolicyRule>>,
     hosts: Vec<(IpAddr, String)>,
@@ -60,7 +65,8 @@ enum Mode {
     Host,
     Join(AnyNs),
     Bridge(Bridge),
-    User,
+    /// By this program, or the first that is installed.
+    User(Option<UserModeProgram>),
 }
 
 impl Network {
@@ -111,14 +117,28 @@ impl Network {
         Self::new(Mode::Bridge(bridge.clone()))
     }
 
-    /// A way out for host programs without privileges: connections leave as the host program's own, made by `slirp4netns`,
-    /// which must be installed, on behalf of a tap device in the sandbox. The host's loopback is out of reach. Names are
-    /// resolved by the host's resolver unless [`nameserver`](Self::nameserver) gives another.
+    /// A way out for host programs without privileges: connections leave as the host program's own, made by a program that
+    /// must be installed, `pasta` (package `passt`) or, where that is not, `slirp4netns`, on behalf of a tap device in the
+    /// sandbox. Inside it is `tap0`, 10.0.2.100/24 and in fd00::/64; IPv6 leads out where the host has it. Names are
+    /// resolved by the host's resolver unless [`nameserver`](Self::nameserver) gives another. The host's loopback is out of
+    /// reach, and unless [`allow_egress`](Self::allow_egress) says otherwise so are the host's own addresses and those at
+    /// which clouds keep credentials.
     ///
-    /// Needs `/dev/net/tun` to be open to the host program's user.
-    #[doc(alias = "slirp4netns")]
+    /// The program runs as the host program's user and ends with the payload or the host program. What it leaves open of
+    /// the host is what [`publish`](Self::publish) names, which needs `pasta`. A payload without capabilities listens on ports
+    /// below 1024 where [`sysctl`](crate::SandboxBuilder::sysctl)`("net.ipv4.ip_unprivileged_port_start", "0")` allows it.
+    ///
+    /// Needs `/dev/net/tun` to be open to the host program's user; `pasta` before 2025 needs a default route. A program that
+    /// is missing is an error of [`build`](crate::SandboxBuilder::build); one that fails, or does not say within 20 seconds
+    /// that the link is up, is one of the spawn.
+    #[doc(alias = "pasta", alias = "slirp4netns")]
     pub fn user_mode() -> Self {
-        Self::new(Mode::User)
+        Self::new(Mode::User(None))
+    }
+
+    /// [`user_mode`](Self::user_mode) by this program and no other.
+    pub fn user_mode_with(program: UserModeProgram) -> Self {
+        Self::new(Mode::User(Some(program)))
     }
 
     /// With [`bridge`](Self::bridge): this address, instead of the next free one of its network.
@@ -133,10 +153,26 @@ impl Network {
         self
     }
 
-    /// With [`bridge`](Self::bridge): leads connections to the port `outside` of any address of the namespace that
-    /// carries the bridge, 127.0.0.0/8 and ::1 excepted, to the port `inside` of the sandbox. TCP or UDP.
+    /// Leads connections to the port `outside` of the host to the port `inside` of the sandbox. TCP or UDP.
+    ///
+    /// With [`bridge`](Self::bridge) that is any address of the namespace that carries the bridge, 127.0.0.0/8 and ::1
+    /// excepted. With [`user_mode`](Self::user_mode) it is 127.0.0.1, and [`publish_at`](Self::publish_at) gives others.
     pub fn publish(mut self, protocol: Protocol, outside: u16, inside: u16) -> Self {
-        self.publish.push((protocol, outside, inside));
+        self.publish.push(Published { protocol, addr: None, outside, inside });
+        self
+    }
+
+    /// With [`user_mode`](Self::user_mode): [`publish`](Self::publish) at this address of the host. `0.0.0.0` and `::` are
+    /// all of their family. A port below 1024 takes what the host asks for such a port: `CAP_NET_BIND_SERVICE`, or
+    /// `net.ipv4.ip_unprivileged_port_start`.
+    pub fn publish_at(
+        mut self,
+        addr: impl Into<IpAddr>,
+        protocol: Protocol,
+        outside: u16,
+        inside: u16,
+    ) -> Self {
+        self.publish.push(Published { protocol, addr: Some(addr.into()), outside, inside });
         self
     }
 
@@ -183,7 +219,7 @@ impl fmt::Display for Network {
             Mode::Host => f.write_str("host"),
             Mode::Join(namespace) => write!(f, "join {namespace}"),
             Mode::Bridge(_) => f.write_str("bridge"),
-            Mode::User => f.write_str("user-mode"),
+            Mode::User(_) => f.write_str("user-mode"),
         }
     }
 }
@@ -207,7 +243,7 @@ impl Network {
     }
 
     pub(crate) fn has_loopback(&self) -> bool {
-        matches!(self.mode, Mode::Loopback | Mode::Bridge(_) | Mode::User)
+        matches!(self.mode, Mode::Loopback | Mode::Bridge(_) | Mode::User(_))
     }
 
     /// What is wrong with it, or between it and the rest of the specification.
@@ -223,15 +259,27 @@ impl Network {
             });
         }
         let bridged = matches!(self.mode, Mode::Bridge(_));
-        let outward = bridged || matches!(self.mode, Mode::User);
+        let outward = bridged || matches!(self.mode, Mode::User(_));
         let set = [
             ("address", !self.addresses.is_empty(), bridged),
             ("interface", self.interface.is_some(), bridged),
-            ("publish", !self.publish.is_empty(), bridged),
+            ("publish", !self.publish.is_empty(), outward),
             ("allow_egress", self.egress.is_some(), outward),
         ];
         for (name, _, _) in set.into_iter().filter(|(_, given, fits)| *given && !fits) {
             add(format!("{name} has no meaning with this mode"));
+        }
+        if let Mode::User(program) = &self.mode {
+            user_mode::check(&self.publish, &mut add);
+            if let Some(program) = program {
+                program.conflict().into_iter().for_each(&mut add);
+                if !self.publish.is_empty() && !program.carries_published_ports() {
+                    add(format!("{program} carries no published ports: UserModeProgram::pasta does"));
+                }
+            }
+        }
+        if bridged && self.publish.iter().any(|port| port.addr.is_some()) {
+            add("publish_at: a bridge publishes at all addresses of its namespace; use publish".into());
         }
         match &spec.pod {
             Some(pod) if pod.kinds().contains(Namespace::Net) => {
@@ -245,10 +293,10 @@ impl Network {
         if bridged && spec.lifetime == Lifetime::Detached {
             add("a bridge's rules end with the host program, which a detached payload outlives".into());
         }
-        if matches!(self.mode, Mode::User) && spec.lifetime == Lifetime::Detached {
+        if matches!(self.mode, Mode::User(_)) && spec.lifetime == Lifetime::Detached {
             add("its helper ends with the host program, which a detached payload outlives".into());
         }
-        if matches!(self.mode, Mode::User) && !spec.namespaces.contains(Namespace::User) {
+        if matches!(self.mode, Mode::User(_)) && !spec.namespaces.contains(Namespace::User) {
             add("its helper works in the payload's user namespace, and there is none".into());
         }
         let around = [palisade_creds::Capability::NetAdmin, palisade_creds::Capability::NetRaw];
@@ -260,7 +308,7 @@ impl Network {
             add("a payload that may gain privileges outside of a user namespace could go around what allow_egress denies".into());
         }
         let names = !self.hosts.is_empty() || !self.nameservers.is_empty();
-        if matches!(spec.root, View::Shared) && (names || matches!(self.mode, Mode::User)) {
+        if matches!(spec.root, View::Shared) && (names || matches!(self.mode, Mode::User(_))) {
             add("names are resolved by files of /etc, and this root is the host program's".into());
         }
         names::check(&self.hosts, &self.nameservers, &mut add);
@@ -270,7 +318,7 @@ impl Network {
     /// Files of `/etc` for name resolution.
     pub(crate) fn etc(&self, host_name: &str) -> Etc {
         let defaults = match self.mode {
-            Mode::User => vec![wiring::USER_MODE_RESOLVER],
+            Mode::User(_) => user_mode::RESOLVERS.to_vec(),
             _ => Vec::new(),
         };
         let nameservers = if self.nameservers.is_empty() { &defaults } else { &self.nameservers };
@@ -280,8 +328,6 @@ impl Network {
     fn port_spec(&self) -> PortSpec {
         let spec = self.interface.iter().cloned().fold(PortSpec::new(), PortSpec::interface);
         let spec = self.addresses.iter().copied().fold(spec, PortSpec::address);
-        self.publish
-            .iter()
-            .fold(spec, |spec, (protocol, outside, inside)| spec.publish(*protocol, *outside, *inside))
+        self.publish.iter().fold(spec, |spec, port| spec.publish(port.protocol, port.outside, port.inside))
     }
 }

@@ -33,7 +33,7 @@ impl Connection {
         let links = inside.links()?;
         let (name, addresses) = match self.way() {
             Some(Way::Bridge(port)) => (port.interface().to_string(), Some(port.addresses())),
-            Some(Way::UserMode(_)) => (INTERFACE.to_owned(), None),
+            Some(Way::UserMode { .. }) => (INTERFACE.to_owned(), None),
             None => return Ok(None),
         };
         let named = |link: &&Link| link.name.as_str() == name;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsFd;
 
 use palisade_net::nft::Table;
 use palisade_net::policy::{
@@ -11,15 +12,13 @@ use palisade_net::{Bridge, IpPrefix, Netns, Port, PortSpec};
 use palisade_ns::{AnyNs, Namespace};
 use palisade_sys::Step;
 
+use super::helper::Helper;
 use super::user_mode::{INTERFACE, UserMode};
 use super::{Mode, Network};
 use crate::enforced::Subject;
 use crate::error::{Error, ErrorKind, Result};
 use crate::newborn::Newborn;
 use crate::spawner::Bench;
-
-/// Where slirp4netns answers for the host's resolver.
-pub(super) const USER_MODE_RESOLVER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 2, 3));
 
 /// A network as a spawn needs it.
 #[derive(Clone, Debug)]
@@ -49,8 +48,7 @@ pub(crate) struct Connection {
 #[derive(Debug)]
 pub(super) enum Way {
     Bridge(Port),
-    /// The helper ends with this.
-    UserMode(#[expect(dead_code, reason = "held for its end")] std::os::unix::net::UnixStream),
+    UserMode { _helper: Helper },
 }
 
 impl Network {
@@ -60,7 +58,9 @@ impl Network {
         let kind = match &self.mode {
             Mode::None | Mode::Loopback | Mode::Host | Mode::Join(_) => return Ok(None),
             Mode::Bridge(bridge) => Kind::Bridge { bridge: bridge.clone(), port: self.port_spec(), egress },
-            Mode::User => Kind::UserMode { program: UserMode::find()?, egress },
+            Mode::User(program) => {
+                Kind::UserMode { program: UserMode::find(program.as_ref(), &self.publish)?, egress }
+            }
         };
         let wiring = Wiring { kind, without_rules: false };
         // So that what can't be compiled fails here and not at each spawn.
@@ -111,7 +111,9 @@ impl Wiring {
                 allow_pings(&inside)?;
                 Way::Bridge(bridge.attach(&inside, port).map_err(of_net)?)
             }
-            Kind::UserMode { program, .. } => Way::UserMode(program.start(child.pid, bench)?),
+            Kind::UserMode { program, .. } => {
+                Way::UserMode { _helper: Helper::start(program, child.pid, pidfd.as_fd(), bench)? }
+            }
         };
         Ok(Connection { egress, maker: std::process::id(), way: Some(way) })
     }
@@ -219,7 +221,7 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         if self.maker != std::process::id() {
-            // The sockets behind it are shared with the process whose it is.
+            // What is behind it is the process's whose it is.
             std::mem::forget(self.way.take());
         }
     }

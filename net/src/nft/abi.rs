@@ -11,6 +11,9 @@ pub(super) const CHAIN_POLICY: u16 = 5;
 pub(super) const CHAIN_TYPE: u16 = 7;
 pub(super) const HOOK_HOOKNUM: u16 = 1;
 pub(super) const HOOK_PRIORITY: u16 = 2;
+pub(super) const HOOK_DEV: u16 = 3;
+pub(super) const HOOK_DEVS: u16 = 4;
+pub(super) const DEVICE_NAME: u16 = 1;
 
 pub(super) const SET_TABLE: u16 = 1;
 pub(super) const SET_NAME: u16 = 2;
@@ -19,12 +22,16 @@ pub(super) const SET_KEY_TYPE: u16 = 4;
 pub(super) const SET_KEY_LEN: u16 = 5;
 pub(super) const SET_DATA_TYPE: u16 = 6;
 pub(super) const SET_DATA_LEN: u16 = 7;
+pub(super) const SET_DESC: u16 = 9;
+pub(super) const SET_DESC_CONCAT: u16 = 2;
+pub(super) const SET_FIELD_LEN: u16 = 1;
 pub(super) const SET_ID: u16 = 10;
 pub(super) const SET_USERDATA: u16 = 13;
 pub(super) const SET_F_ANONYMOUS: u32 = 1;
 pub(super) const SET_F_CONSTANT: u32 = 2;
 pub(super) const SET_F_INTERVAL: u32 = 4;
 pub(super) const SET_F_MAP: u32 = 8;
+pub(super) const SET_F_CONCAT: u32 = 0x80;
 pub(super) const DATA_TYPE_VERDICT: u32 = 0xffff_ff00;
 
 pub(super) const ELEM_LIST_TABLE: u16 = 1;
@@ -35,6 +42,7 @@ pub(super) const LIST_ELEM: u16 = 1;
 pub(super) const ELEM_KEY: u16 = 1;
 pub(super) const ELEM_DATA: u16 = 2;
 pub(super) const ELEM_FLAGS: u16 = 3;
+pub(super) const ELEM_KEY_END: u16 = 10;
 pub(super) const ELEM_F_INTERVAL_END: u32 = 1;
 
 pub(super) const RULE_TABLE: u16 = 1;
@@ -114,7 +122,9 @@ pub(super) const REDIR_FLAGS: u16 = 3;
 pub(super) const REG_VERDICT: u32 = 0;
 pub(super) const REG_1: u32 = 1;
 pub(super) const REG_2: u32 = 2;
-/// The second 32-bit part of register 1.
+/// The first 32-bit part of register 1; the others follow.
+pub(super) const REG32_1: u32 = 8;
+/// The second.
 pub(super) const REG_1_PART_2: u32 = 9;
 
 pub(super) const BASE_LINK: u32 = 0;

@@ -6,6 +6,7 @@ use super::abi::*;
 use super::encode::encode;
 use super::rule::{Rule, Statement, Verdict, successor};
 use super::table::{Chain, Family, Map, MapType, MapValue, Set, Table, check_name};
+use super::tuple::{Tuple, TupleSet, check_types, padded as padded_len, type_id};
 use super::value::{DataType, Value};
 use crate::error::{Error, Result};
 use crate::netlink::{Message, ip_bytes};
@@ -90,6 +91,10 @@ impl Batch {
             check_name("set", &set.name)?;
             self.create_set(SetRef::of_set(table.family, &table.name, set), None, &set_elements(set))?;
         }
+        for set in &table.tuple_sets {
+            check_name("set", &set.name)?;
+            self.create_tuple_set(table.family, &table.name, set, None)?;
+        }
         for map in &table.maps {
             check_name("map", &map.name)?;
             self.create_set(
@@ -122,12 +127,36 @@ impl Batch {
 
     fn create_chain(&mut self, table: &Table, chain: &Chain) -> Result<()> {
         check_name("chain", &chain.name)?;
+        let of_devices = chain.base.as_ref().is_some_and(|base| base.hook.of_devices());
+        if of_devices == chain.devices.is_empty() {
+            return Err(Error::invalid(
+                format_args!("chain {} with {} devices", chain.name, chain.devices.len()),
+                "a hook of devices (ingress, egress) and at least one device, or another hook and none",
+            ));
+        }
         let mut m = message(libc::NFT_MSG_NEWCHAIN, table.family, libc::NLM_F_CREATE | libc::NLM_F_EXCL);
         m.str(CHAIN_TABLE, &table.name).str(CHAIN_NAME, &chain.name);
         if let Some(base) = &chain.base {
+            let number = base.hook.number(table.family).ok_or_else(|| {
+                let what = format!("chain {}: hook {}", chain.name, base.hook);
+                Error::invalid(what, format_args!("a hook that family {} has", table.family))
+            })?;
             m.nest(CHAIN_HOOK, |m| {
-                m.be32(HOOK_HOOKNUM, base.hook.number());
+                m.be32(HOOK_HOOKNUM, number);
                 m.be32(HOOK_PRIORITY, base.priority.0 as u32);
+                match chain.devices.as_slice() {
+                    [] => {}
+                    [one] => {
+                        m.str(HOOK_DEV, one.as_str());
+                    }
+                    several => {
+                        m.nest(HOOK_DEVS, |m| {
+                            for device in several {
+                                m.str(DEVICE_NAME, device.as_str());
+                            }
+                        });
+                    }
+                }
             });
             let policy = match base.policy {
                 super::table::Policy::Accept => NF_ACCEPT,
@@ -180,6 +209,82 @@ impl Batch {
         self.change_elements(libc::NFT_MSG_NEWSETELEM, set, elements)
     }
 
+    /// `anonymous`: its number in the transaction, of a set that one rule has.
+    pub(super) fn create_tuple_set(
+        &mut self,
+        family: Family,
+        table: &str,
+        set: &TupleSet,
+        anonymous: Option<u32>,
+    ) -> Result<()> {
+        let TupleSet { name, types, ranges, .. } = set;
+        check_types(types, *ranges)?;
+        let mut flags = if anonymous.is_some() { SET_F_ANONYMOUS | SET_F_CONSTANT } else { 0 };
+        flags |= if *ranges { SET_F_INTERVAL | SET_F_CONCAT } else { 0 };
+        let mut m = message(libc::NFT_MSG_NEWSET, family, libc::NLM_F_CREATE | libc::NLM_F_EXCL);
+        m.str(SET_TABLE, table).str(SET_NAME, name).be32(SET_FLAGS, flags);
+        let len: usize = types.iter().copied().map(padded_len).sum();
+        m.be32(SET_KEY_TYPE, type_id(types)).be32(SET_KEY_LEN, len as u32);
+        m.be32(SET_ID, anonymous.unwrap_or_else(|| self.new_set_id()));
+        if *ranges {
+            m.nest(SET_DESC, |m| {
+                m.nest(SET_DESC_CONCAT, |m| {
+                    for ty in types {
+                        m.nest(LIST_ELEM, |m| {
+                            m.be32(SET_FIELD_LEN, ty.len() as u32);
+                        });
+                    }
+                });
+            });
+        }
+        self.push(m, format!("table {family} {table} set {name}"));
+        self.change_tuples(libc::NFT_MSG_NEWSETELEM, family, table, set, anonymous)
+    }
+
+    /// Adds or deletes elements (`NFT_MSG_NEWSETELEM`, `NFT_MSG_DELSETELEM`) of tuples.
+    pub(super) fn change_tuples(
+        &mut self,
+        kind: i32,
+        family: Family,
+        table: &str,
+        set: &TupleSet,
+        id: Option<u32>,
+    ) -> Result<()> {
+        for Tuple(values) in &set.elements {
+            if values.len() != set.types.len() {
+                return Err(Error::invalid(
+                    format_args!("{} of set {}", Tuple(values.clone()), set.name),
+                    format_args!("{} values", set.types.len()),
+                ));
+            }
+            for (ty, value) in set.types.iter().zip(values) {
+                check_value(*ty, value, set.ranges && ty.ordered())?;
+            }
+        }
+        for chunk in set.elements.chunks(ELEMENTS_PER_MESSAGE) {
+            let mut m = message(kind, family, libc::NLM_F_CREATE);
+            m.str(ELEM_LIST_TABLE, table).str(ELEM_LIST_SET, &set.name);
+            if let Some(id) = id {
+                m.be32(ELEM_LIST_SET_ID, id);
+            }
+            m.nest(ELEM_LIST_ELEMENTS, |m| {
+                for tuple in chunk {
+                    m.nest(LIST_ELEM, |m| {
+                        for (kind, last) in [(ELEM_KEY, false), (ELEM_KEY_END, true)] {
+                            if !last || set.ranges {
+                                m.nest(kind, |m| {
+                                    m.attr(DATA_VALUE, &tuple.key(last));
+                                });
+                            }
+                        }
+                    });
+                }
+            });
+            self.push(m, format!("table {family} {table} set {}: elements", set.name));
+        }
+        Ok(())
+    }
+
     pub(super) fn new_set_id(&mut self) -> u32 {
         self.next_set += 1;
         self.next_set
@@ -230,7 +335,11 @@ impl Batch {
 
     fn add_rule(&mut self, table: &Table, chain: &Chain, rule: &Rule, label: &str) -> Result<()> {
         // A condition that nothing fulfils: the rule does nothing.
-        let never = |s: &Statement| matches!(s, Statement::Match(condition) if condition.is_never());
+        let never = |s: &Statement| match s {
+            Statement::Match(condition) => condition.is_never(),
+            Statement::MatchTuple(condition) => condition.is_never(),
+            _ => false,
+        };
         if rule.statements.iter().any(never) {
             return Ok(());
         }

@@ -3,6 +3,7 @@
 use super::abi::{CHAIN_NAME, CHAIN_TABLE, RULE_CHAIN, RULE_TABLE};
 use super::batch::{Batch, SetRef, map_elements, message, set_elements};
 use super::table::{Chain, Family, Map, Set, Table, check_name};
+use super::tuple::{TupleSet, check_types};
 use crate::error::Result;
 
 /// Changes to one table, made in one transaction in the order in which they are given: of elements, and of chains that
@@ -18,6 +19,8 @@ pub struct Changes {
 enum Step {
     AddToSet(Set),
     RemoveFromSet(Set),
+    AddToTupleSet(TupleSet),
+    RemoveFromTupleSet(TupleSet),
     AddToMap(Map),
     RemoveFromMap(Map),
     AddChain(Chain),
@@ -46,6 +49,18 @@ impl Changes {
     #[must_use]
     pub fn remove_from_set(self, set: Set) -> Self {
         self.step(Step::RemoveFromSet(set))
+    }
+
+    /// Adds the elements of `set` to the table's set of its name and types.
+    #[must_use]
+    pub fn add_to_tuple_set(self, set: TupleSet) -> Self {
+        self.step(Step::AddToTupleSet(set))
+    }
+
+    /// Takes the elements of `set`, all of which must be there, out of the table's set of its name and types.
+    #[must_use]
+    pub fn remove_from_tuple_set(self, set: TupleSet) -> Self {
+        self.step(Step::RemoveFromTupleSet(set))
     }
 
     /// Adds the elements of `map`, whose keys must not lead elsewhere, to the table's map of its name and type.
@@ -82,6 +97,12 @@ impl Changes {
                     check_name("set", &set.name)?;
                     let kind = if matches!(step, Step::AddToSet(_)) { add } else { remove };
                     batch.change_elements(kind, SetRef::of_set(family, table, set), &set_elements(set))?;
+                }
+                Step::AddToTupleSet(set) | Step::RemoveFromTupleSet(set) => {
+                    check_name("set", &set.name)?;
+                    check_types(&set.types, set.ranges)?;
+                    let kind = if matches!(step, Step::AddToTupleSet(_)) { add } else { remove };
+                    batch.change_tuples(kind, family, table, set, None)?;
                 }
                 Step::AddToMap(map) | Step::RemoveFromMap(map) => {
                     check_name("map", &map.name)?;

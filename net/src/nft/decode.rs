@@ -9,8 +9,10 @@ use super::rule::{Rule, Verdict, predecessor};
 use super::table::{
     Base, Chain, ChainKind, Family, Hook, Map, MapType, MapValue, Policy, Priority, Ruleset, Set, Table,
 };
+use super::tuple::{Tuple, TupleSet, padded, sort, types_of};
 use super::value::{DataType, Value};
 use crate::error::{Error, Result};
+use crate::name::IfName;
 use crate::netlink::{Attrs, ip};
 use crate::socket::Answer;
 
@@ -31,10 +33,10 @@ pub(super) type Place = (Family, String);
 /// The sets and maps that rules may refer to, by table and name.
 pub(super) type Known = HashMap<(Family, String, String), KnownSet>;
 
-pub(super) struct KnownSet {
-    pub(super) key: DataType,
-    /// Of anonymous ones.
-    pub(super) entries: Option<Vec<Entry>>,
+/// What it is, and what is in anonymous ones.
+pub(super) enum KnownSet {
+    OfOne { key: DataType, entries: Option<Vec<Entry>> },
+    OfTuples { types: Vec<DataType>, elements: Option<Vec<Tuple>> },
 }
 
 fn open(answer: &Answer) -> Result<Option<(Family, Attrs<'_>)>> {
@@ -67,7 +69,7 @@ pub(super) fn ruleset(dump: &Dump) -> Result<Ruleset> {
         let Some((family, attrs)) = open(answer)? else { continue };
         let place = (family, attrs.text(CHAIN_TABLE).unwrap_or_default());
         if let Some(table) = find(&mut tables, &place) {
-            table.chains.push(chain(&attrs)?);
+            table.chains.push(chain(family, &attrs)?);
         }
     }
     let known = sets(dump, &mut tables)?;
@@ -88,7 +90,7 @@ fn find<'t>(tables: &'t mut [Table], place: &Place) -> Option<&'t mut Table> {
     tables.iter_mut().find(|t| t.family == place.0 && t.name == place.1)
 }
 
-fn chain(attrs: &Attrs<'_>) -> Result<Chain> {
+fn chain(family: Family, attrs: &Attrs<'_>) -> Result<Chain> {
     let mut chain = Chain::new(attrs.text(CHAIN_NAME).unwrap_or_default());
     let hook = attrs.nested(CHAIN_HOOK)?;
     if let Some(number) = hook.be32(HOOK_HOOKNUM) {
@@ -97,11 +99,15 @@ fn chain(attrs: &Attrs<'_>) -> Result<Chain> {
             Some("route") => ChainKind::Route,
             _ => ChainKind::Filter,
         };
-        let hook_at = Hook::ALL.iter().find(|(_, n, _)| *n == number).map(|(h, ..)| *h);
+        let of_several = hook.nested(HOOK_DEVS)?;
+        let several = of_several.iter().filter(|(kind, _)| *kind == DEVICE_NAME).map(|(_, bytes)| bytes);
+        chain.devices = match hook.text(HOOK_DEV) {
+            Some(one) => vec![IfName::reported(one)],
+            None => several.map(|bytes| IfName::reported(text(bytes))).collect(),
+        };
         chain.base = Some(Base {
             kind,
-            // Ingress and egress of single devices have no name here.
-            hook: hook_at
+            hook: Hook::from_number(number, family)
                 .ok_or_else(|| Error::malformed(format_args!("chain {}: hook {number}", chain.name)))?,
             priority: Priority(hook.be32(HOOK_PRIORITY).unwrap_or(0) as i32),
             policy: if attrs.be32(CHAIN_POLICY) == Some(NF_DROP as u32) {
@@ -112,6 +118,12 @@ fn chain(attrs: &Attrs<'_>) -> Result<Chain> {
         });
     }
     Ok(chain)
+}
+
+/// A string up to its NUL.
+fn text(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).into_owned()
 }
 
 /// Puts named sets and maps into their tables; what all of them are is for the rules.
@@ -134,16 +146,28 @@ fn sets(dump: &Dump, tables: &mut [Table]) -> Result<Known> {
         let flags = attrs.be32(SET_FLAGS).unwrap_or(0);
         let key_type = attrs.be32(SET_KEY_TYPE).and_then(DataType::from_id);
         let map_type = if flags & SET_F_MAP == 0 { Some(None) } else { map_type(&attrs).map(Some) };
-        // Concatenated keys and other people's types: the set stays out, and rules that use it are foreign.
-        let (Some(ty), Some(map_type)) = (key_type, map_type) else { continue };
         let place = (family, table.clone(), name.clone());
+        let answers = elements.get(&place).map_or(&[][..], Vec::as_slice);
         let ranges = flags & SET_F_INTERVAL != 0;
-        let entries = set_elements(elements.get(&place).map_or(&[], Vec::as_slice), ty, ranges, map_type)?;
-        if flags & SET_F_ANONYMOUS != 0 {
-            known.insert(place, KnownSet { key: ty, entries: Some(entries) });
+        let anonymous = flags & SET_F_ANONYMOUS != 0;
+        let types = attrs.be32(SET_KEY_TYPE).and_then(types_of).filter(|_| flags & SET_F_MAP == 0);
+        if let Some(types) = types {
+            let elements = tuples(answers, &types, ranges)?;
+            let kept = anonymous.then(|| elements.clone());
+            known.insert(place, KnownSet::OfTuples { types: types.clone(), elements: kept });
+            if let Some(table) = find(tables, &(family, table)).filter(|_| !anonymous) {
+                table.tuple_sets.push(TupleSet { name, types, ranges, elements });
+            }
             continue;
         }
-        known.insert(place, KnownSet { key: ty, entries: None });
+        // Maps with concatenated keys and other people's types: the set stays out, and rules that use it are foreign.
+        let (Some(ty), Some(map_type)) = (key_type, map_type) else { continue };
+        let entries = set_elements(answers, ty, ranges, map_type)?;
+        if anonymous {
+            known.insert(place, KnownSet::OfOne { key: ty, entries: Some(entries) });
+            continue;
+        }
+        known.insert(place, KnownSet::OfOne { key: ty, entries: None });
         let Some(table) = find(tables, &(family, table)) else { continue };
         match map_type {
             None => {
@@ -220,6 +244,32 @@ fn set_elements(answers: &[&Answer], ty: DataType, ranges: bool, map: Option<Map
     Ok(out)
 }
 
+fn tuples(answers: &[&Answer], types: &[DataType], ranges: bool) -> Result<Vec<Tuple>> {
+    let len: usize = types.iter().copied().map(padded).sum();
+    let mut out = Vec::new();
+    for answer in answers {
+        let (_, attrs) = answer.parts(NFGEN)?;
+        for (_, bytes) in attrs.nested(ELEM_LIST_ELEMENTS)?.iter() {
+            let element = Attrs::parse(bytes)?;
+            let (first, last) = (element.nested(ELEM_KEY)?, element.nested(ELEM_KEY_END)?);
+            let Some(first) = first.get(DATA_VALUE) else { continue };
+            let last = last.get(DATA_VALUE).unwrap_or(first);
+            if first.len() != len || last.len() != len {
+                return Err(Error::malformed("set element of several fields"));
+            }
+            let mut offset = 0;
+            let values = types.iter().map(|ty| {
+                let part = offset..offset + ty.len();
+                offset += padded(*ty);
+                Value::range(*ty, first[part.clone()].to_vec(), last[part].to_vec())
+            });
+            out.push(Tuple(values.collect()));
+        }
+    }
+    sort(&mut out, ranges);
+    Ok(out)
+}
+
 fn endpoint(bytes: Option<&[u8]>, width: usize) -> Option<SocketAddr> {
     let (addr, port) = bytes?.split_at_checked(width)?;
     let port = u16::from_be_bytes(port.get(..2)?.try_into().ok()?);
@@ -257,8 +307,7 @@ fn comment(mut udata: &[u8]) -> Option<String> {
     while let [kind, len, rest @ ..] = udata {
         let value = rest.get(..usize::from(*len))?;
         if *kind == UDATA_RULE_COMMENT {
-            let end = value.iter().position(|b| *b == 0).unwrap_or(value.len());
-            return Some(String::from_utf8_lossy(&value[..end]).into_owned());
+            return Some(text(value));
         }
         udata = rest.get(usize::from(*len)..)?;
     }

@@ -2,65 +2,13 @@
 
 use super::abi::*;
 use super::batch::{Batch, Element, SetRef, check_value, write_verdict};
+use super::load::{Load, Needs, load_of};
 use super::rule::{Field, Match, NatTo, Operand, RateUnit, Reject, Statement, Verdict, merge};
 use super::table::{Family, MapType, MapValue, Table, check_name};
+use super::tuple::{Tuple, TupleMatch, TupleOperand, TupleSet, check_types, padded};
 use super::value::{DataType, Protocol, Value, as_prefix};
 use crate::error::{Error, Result};
 use crate::netlink::{Message, ip, ip_bytes};
-
-/// Where a field is loaded from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Load {
-    Meta(u32),
-    Ct(u32),
-    Fib(u32),
-    Payload { base: u32, offset: u32, len: u32 },
-}
-
-/// What must be known of a packet before a field of it can be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Needs {
-    Nothing,
-    Ip(bool),
-    Arp,
-    Ethernet,
-    Transport(Protocol),
-    Icmp,
-    Icmpv6,
-}
-
-pub(super) fn load_of(field: Field) -> (Load, Needs) {
-    let link = |offset| Load::Payload { base: BASE_LINK, offset, len: 6 };
-    let net = |offset, len| Load::Payload { base: BASE_NETWORK, offset, len };
-    let transport = |offset, len| Load::Payload { base: BASE_TRANSPORT, offset, len };
-    let port = |offset, protocol: Option<Protocol>| {
-        (transport(offset, 2), protocol.map_or(Needs::Nothing, Needs::Transport))
-    };
-    match field {
-        Field::InputInterface => (Load::Meta(META_IIFNAME), Needs::Nothing),
-        Field::OutputInterface => (Load::Meta(META_OIFNAME), Needs::Nothing),
-        Field::IpFamily => (Load::Meta(META_NFPROTO), Needs::Nothing),
-        Field::Protocol => (Load::Meta(META_L4PROTO), Needs::Nothing),
-        Field::EtherType => (Load::Meta(META_PROTOCOL), Needs::Nothing),
-        Field::Mark => (Load::Meta(META_MARK), Needs::Nothing),
-        Field::Ipv4Source => (net(12, 4), Needs::Ip(true)),
-        Field::Ipv4Destination => (net(16, 4), Needs::Ip(true)),
-        Field::Ipv6Source => (net(8, 16), Needs::Ip(false)),
-        Field::Ipv6Destination => (net(24, 16), Needs::Ip(false)),
-        Field::ArpSource => (net(14, 4), Needs::Arp),
-        Field::SourcePort(protocol) => port(0, protocol),
-        Field::DestinationPort(protocol) => port(2, protocol),
-        Field::IcmpType => (transport(0, 1), Needs::Icmp),
-        Field::Icmpv6Type => (transport(0, 1), Needs::Icmpv6),
-        Field::TcpFlags => (transport(13, 1), Needs::Transport(Protocol::TCP)),
-        Field::CtState => (Load::Ct(CT_STATE), Needs::Nothing),
-        Field::CtStatus => (Load::Ct(CT_STATUS), Needs::Nothing),
-        Field::SourceAddressType => (Load::Fib(FIB_F_SADDR), Needs::Nothing),
-        Field::DestinationAddressType => (Load::Fib(FIB_F_DADDR), Needs::Nothing),
-        Field::EtherDestination => (link(0), Needs::Ethernet),
-        Field::EtherSource => (link(6), Needs::Ethernet),
-    }
-}
 
 /// One expression: its name, and its attributes.
 #[derive(Debug)]
@@ -161,7 +109,11 @@ impl Encoder<'_> {
     }
 
     fn load_meta(&mut self, key: u32) {
-        self.push("meta", vec![Attr::Number(META_KEY, key), Attr::Number(META_DREG, REG_1)]);
+        self.load_meta_into(key, REG_1);
+    }
+
+    fn load_meta_into(&mut self, key: u32, register: u32) {
+        self.push("meta", vec![Attr::Number(META_KEY, key), Attr::Number(META_DREG, register)]);
     }
 
     fn need_ip(&mut self, v4: bool) -> Result<()> {
@@ -213,8 +165,13 @@ impl Encoder<'_> {
     }
 
     fn load(&mut self, field: Field) -> Result<()> {
-        let (load, needs) = load_of(field);
-        match needs {
+        self.make_readable(field)?;
+        self.load_into(field, REG_1);
+        Ok(())
+    }
+
+    fn make_readable(&mut self, field: Field) -> Result<()> {
+        match load_of(field).1 {
             Needs::Nothing => {}
             Needs::Ip(v4) => self.need_ip(v4)?,
             Needs::Icmp => {
@@ -241,13 +198,19 @@ impl Encoder<'_> {
                 }
             }
         }
-        match load {
-            Load::Meta(key) => self.load_meta(key),
-            Load::Ct(key) => self.push("ct", vec![Attr::Number(CT_KEY, key), Attr::Number(CT_DREG, REG_1)]),
+        Ok(())
+    }
+
+    fn load_into(&mut self, field: Field, register: u32) {
+        match load_of(field).0 {
+            Load::Meta(key) => self.load_meta_into(key, register),
+            Load::Ct(key) => {
+                self.push("ct", vec![Attr::Number(CT_KEY, key), Attr::Number(CT_DREG, register)]);
+            }
             Load::Fib(flags) => self.push(
                 "fib",
                 vec![
-                    Attr::Number(FIB_DREG, REG_1),
+                    Attr::Number(FIB_DREG, register),
                     Attr::Number(FIB_RESULT, FIB_RESULT_ADDRTYPE),
                     Attr::Number(FIB_FLAGS, flags),
                 ],
@@ -255,13 +218,56 @@ impl Encoder<'_> {
             Load::Payload { base, offset, len } => self.push(
                 "payload",
                 vec![
-                    Attr::Number(PAYLOAD_DREG, REG_1),
+                    Attr::Number(PAYLOAD_DREG, register),
                     Attr::Number(PAYLOAD_BASE, base),
                     Attr::Number(PAYLOAD_OFFSET, offset),
                     Attr::Number(PAYLOAD_LEN, len),
                 ],
             ),
         }
+    }
+
+    fn tuple_condition(&mut self, condition: &TupleMatch) -> Result<()> {
+        let types = condition.types();
+        let (name, id) = match &condition.operand {
+            // Negated (the other case was left out): always true.
+            TupleOperand::AnyOf(tuples) if tuples.is_empty() => return Ok(()),
+            TupleOperand::AnyOf(tuples) => {
+                let ranges = !tuples.iter().all(Tuple::is_single);
+                let id = self.batch.new_set_id();
+                let set = TupleSet {
+                    name: "__set%d".into(),
+                    types: types.clone(),
+                    ranges,
+                    elements: tuples.clone(),
+                };
+                self.batch.create_tuple_set(self.table.family, &self.table.name, &set, Some(id))?;
+                ("__set%d", Some(id))
+            }
+            TupleOperand::Set(name) => {
+                check_name("set", name)?;
+                check_types(&types, false)?;
+                let other = self.table.tuple_sets.iter().find(|s| s.name == *name && s.types != types);
+                if let Some(set) = other {
+                    return Err(Error::invalid(
+                        format_args!("set {name} of {:?}", set.types),
+                        format_args!("one of {types:?}"),
+                    ));
+                }
+                (name.as_str(), None)
+            }
+        };
+        // First what makes them readable, which uses the registers too.
+        for field in &condition.fields {
+            self.make_readable(*field)?;
+        }
+        let mut offset = 0;
+        for (field, ty) in condition.fields.iter().zip(types) {
+            let register = if offset == 0 { REG_1 } else { REG32_1 + offset as u32 / 4 };
+            self.load_into(*field, register);
+            offset += padded(ty);
+        }
+        self.lookup(name, id, condition.negated);
         Ok(())
     }
 
@@ -399,6 +405,7 @@ impl Encoder<'_> {
     fn statement(&mut self, statement: &Statement) -> Result<()> {
         match statement {
             Statement::Match(condition) => self.condition(condition)?,
+            Statement::MatchTuple(condition) => self.tuple_condition(condition)?,
             Statement::Counter { packets, bytes } => {
                 self.push(
                     "counter",

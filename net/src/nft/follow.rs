@@ -5,10 +5,11 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use super::abi::*;
-use super::decode::{Entry, Known, Place, verdict};
-use super::encode::{Load, Needs, load_of};
+use super::decode::{Entry, Known, KnownSet, Place, verdict};
+use super::load::{Load, Needs, load_of};
 use super::rule::{Field, Match, NatTo, Operand, RateUnit, Reject, Statement};
 use super::table::{Family, MapValue};
+use super::tuple::{Tuple, TupleMatch, TupleOperand, padded};
 use super::value::{DataType, Protocol, Value, as_prefix};
 use crate::error::Result;
 use crate::netlink::{Attrs, ip};
@@ -412,15 +413,18 @@ impl<'a> Decoder<'a> {
 
     fn lookup(&mut self, data: &Attrs<'_>) -> Option<()> {
         let name = data.text(LOOKUP_SET)?;
+        let (family, table) = self.place;
+        let (key, anonymous) = match self.known.get(&(*family, table.clone(), name.clone()))? {
+            KnownSet::OfOne { key, entries } => (*key, entries.as_deref()),
+            KnownSet::OfTuples { types, elements } => {
+                return self.lookup_tuple(name, types, elements.as_deref(), data);
+            }
+        };
         let Some(Register::Loaded { load, mask: None }) = self.register(data, LOOKUP_SREG).cloned() else {
             return None;
         };
-        let (family, table) = self.place;
-        // A set that is not known has a key of several fields.
-        let set = self.known.get(&(*family, table.clone(), name.clone()))?;
-        let anonymous = set.entries.as_deref();
         let (field, len) = self.field(load)?;
-        if set.key != field.data_type() || len != set.key.len() {
+        if key != field.data_type() || len != key.len() {
             return None;
         }
         match data.be32(LOOKUP_DREG) {
@@ -448,6 +452,38 @@ impl<'a> Decoder<'a> {
             Some(_) if anonymous.is_some() => return None,
             Some(_) => self.set(data, LOOKUP_DREG, Register::Mapped { key: field, map: name })?,
         }
+        Some(())
+    }
+
+    fn lookup_tuple(
+        &mut self,
+        name: String,
+        types: &[DataType],
+        anonymous: Option<&[Tuple]>,
+        data: &Attrs<'_>,
+    ) -> Option<()> {
+        if data.be32(LOOKUP_DREG).is_some() {
+            return None;
+        }
+        let mut at = slot(data.be32(LOOKUP_SREG)?);
+        let mut fields = Vec::new();
+        for ty in types {
+            let Some(Register::Loaded { load, mask: None }) = self.registers.get(&at).cloned() else {
+                return None;
+            };
+            let (field, len) = self.field(load)?;
+            if *ty != field.data_type() || len != ty.len() {
+                return None;
+            }
+            fields.push(field);
+            at += padded(*ty) as u32 / 4;
+        }
+        let negated = data.be32(LOOKUP_FLAGS).unwrap_or(0) & LOOKUP_F_INV != 0;
+        let operand = match anonymous {
+            Some(tuples) => TupleOperand::AnyOf(tuples.to_vec()),
+            None => TupleOperand::Set(name),
+        };
+        self.push(Statement::MatchTuple(TupleMatch { fields, negated, operand }));
         Some(())
     }
 

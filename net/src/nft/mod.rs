@@ -11,9 +11,11 @@ mod decode;
 mod encode;
 mod follow;
 mod lacking;
+mod load;
 mod print;
 mod rule;
 mod table;
+mod tuple;
 mod value;
 
 pub use changes::Changes;
@@ -21,6 +23,7 @@ pub use rule::{Field, Match, NatTo, RateUnit, Reject, Rule, Statement, Verdict};
 pub use table::{
     Base, Chain, ChainKind, Family, Hook, Map, MapType, MapValue, Policy, Priority, Ruleset, Set, Table,
 };
+pub use tuple::{Tuple, TupleMatch, TupleSet};
 pub use value::{CtState, DataType, Protocol, Value};
 
 pub(crate) use value::icmp_by_name;
@@ -118,12 +121,12 @@ impl Netns {
 
     /// All tables, with chains, rules, sets and maps, as of one moment.
     ///
-    /// Of tables that others made, sets with concatenated keys are left out, and expressions that this crate does not know
+    /// Of tables that others made, maps with concatenated keys are left out, and expressions that this crate does not know
     /// become [`Statement::Foreign`].
     ///
     /// # Errors
     /// [`Permission`](crate::ErrorKind::Permission); [`Unsupported`](crate::ErrorKind::Unsupported) without nftables;
-    /// [`Malformed`](crate::ErrorKind::Malformed) for a chain on a hook of a single device.
+    /// [`Malformed`](crate::ErrorKind::Malformed) for a chain on a hook that has no name here.
     #[doc(alias = "nft list ruleset")]
     pub fn ruleset(&self) -> Result<Ruleset> {
         for _ in 0..16 {

@@ -4,6 +4,7 @@ use std::fmt::{self, Display, Formatter};
 
 use super::rule::{Field, Match, NatTo, Operand, RateUnit, Reject, Rule, Statement, Verdict};
 use super::table::{Chain, Family, Map, MapValue, Ruleset, Set, Table};
+use super::tuple::{TupleSet, join as join_tuple};
 use super::value::{CT_STATUS, CtState, DataType, TCP_FLAGS, Value, bits};
 
 impl Display for Ruleset {
@@ -26,6 +27,10 @@ impl Display for Table {
         for set in &self.sets {
             gap(f)?;
             print_set(f, set)?;
+        }
+        for set in &self.tuple_sets {
+            gap(f)?;
+            print_tuple_set(f, set)?;
         }
         for map in &self.maps {
             gap(f)?;
@@ -72,6 +77,20 @@ fn print_set(f: &mut Formatter<'_>, set: &Set) -> fmt::Result {
     writeln!(f, "\t}}")
 }
 
+fn print_tuple_set(f: &mut Formatter<'_>, set: &TupleSet) -> fmt::Result {
+    write!(f, "\tset {} {{\n\t\ttype ", set.name)?;
+    join_tuple(f, &set.types)?;
+    writeln!(f)?;
+    if set.ranges {
+        writeln!(f, "\t\tflags interval")?;
+    }
+    if !set.elements.is_empty() {
+        let all: Vec<String> = set.elements.iter().map(ToString::to_string).collect();
+        writeln!(f, "\t\telements = {{ {} }}", all.join(",\n\t\t\t     "))?;
+    }
+    writeln!(f, "\t}}")
+}
+
 fn print_map(f: &mut Formatter<'_>, map: &Map) -> fmt::Result {
     writeln!(f, "\tmap {} {{\n\t\ttype {} : {}", map.name, map.key, map.ty)?;
     if map.ranges {
@@ -98,9 +117,17 @@ fn print_chain(f: &mut Formatter<'_>, family: Family, chain: &Chain) -> fmt::Res
     writeln!(f, "\tchain {} {{", chain.name)?;
     if let Some(base) = &chain.base {
         let priority = base.priority.show(family, base.hook);
+        let devices = match chain.devices.as_slice() {
+            [] => String::new(),
+            [one] => format!(" device \"{one}\""),
+            several => {
+                let names: Vec<String> = several.iter().map(ToString::to_string).collect();
+                format!(" devices = {{ {} }}", names.join(", "))
+            }
+        };
         writeln!(
             f,
-            "\t\ttype {} hook {} priority {priority}; policy {};",
+            "\t\ttype {} hook {}{devices} priority {priority}; policy {};",
             base.kind, base.hook, base.policy
         )?;
     }
@@ -238,6 +265,7 @@ const LEVELS: [&str; 8] = ["emerg", "alert", "crit", "err", "warn", "notice", "i
 fn statement(statement: &Statement, family: Family) -> String {
     match statement {
         Statement::Match(condition) => condition.to_string(),
+        Statement::MatchTuple(condition) => condition.to_string(),
         Statement::Counter { packets, bytes } => format!("counter packets {packets} bytes {bytes}"),
         Statement::Log { prefix, level, group } => {
             let mut out = "log".to_owned();

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use super::tuple::TupleMatch;
 use super::value::{CtState, DataType, Protocol, Value};
 
 /// A field of a packet, or something known about it.
@@ -322,6 +323,8 @@ impl RateUnit {
 pub enum Statement {
     /// The rule ends here for packets that do not match.
     Match(Match),
+    /// The same, of several fields together.
+    MatchTuple(TupleMatch),
     /// Counts what comes by.
     Counter {
         /// Packets so far.
@@ -420,6 +423,12 @@ impl Rule {
     #[must_use]
     pub fn matching(self, condition: Match) -> Self {
         self.with(Statement::Match(condition))
+    }
+
+    /// Adds a condition on several fields together.
+    #[must_use]
+    pub fn matching_tuple(self, condition: TupleMatch) -> Self {
+        self.with(Statement::MatchTuple(condition))
     }
 
     /// From this address, prefix or range.

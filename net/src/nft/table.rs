@@ -5,8 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use super::rule::{Rule, Statement, Verdict};
+use super::tuple::TupleSet;
 use super::value::{DataType, Value};
 use crate::error::{Error, Result};
+use crate::name::IfName;
 
 /// Which packets a table sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -65,25 +67,51 @@ pub enum Hook {
     Output,
     /// Everything that leaves, after routing.
     Postrouting,
+    /// What arrives by devices that the chain [names](Chain::device), before anything else: `netdev`, and `inet` since
+    /// Linux 5.10.
+    Ingress,
+    /// What leaves by devices that the chain [names](Chain::device), after everything else: `netdev`, since Linux 5.16.
+    Egress,
 }
 
 impl Hook {
-    pub(crate) const ALL: [(Self, u32, &'static str); 5] = [
-        (Self::Prerouting, 0, "prerouting"),
-        (Self::Input, 1, "input"),
-        (Self::Forward, 2, "forward"),
-        (Self::Output, 3, "output"),
-        (Self::Postrouting, 4, "postrouting"),
-    ];
+    /// The hooks of a family, by the kernel's numbers from 0.
+    const fn of(family: Family) -> &'static [Self] {
+        use Hook::{Egress, Forward, Ingress, Input, Output, Postrouting, Prerouting};
+        match family {
+            Family::Inet => &[Prerouting, Input, Forward, Output, Postrouting, Ingress],
+            Family::Ip | Family::Ip6 | Family::Bridge => &[Prerouting, Input, Forward, Output, Postrouting],
+            Family::Arp => &[Input, Output],
+            Family::Netdev => &[Ingress, Egress],
+        }
+    }
 
-    pub(crate) fn number(self) -> u32 {
-        Self::ALL.iter().find(|(h, ..)| *h == self).map_or(0, |(_, n, _)| *n)
+    /// The kernel's number in a family that has this hook.
+    pub(crate) fn number(self, family: Family) -> Option<u32> {
+        Self::of(family).iter().position(|hook| *hook == self).and_then(|n| n.try_into().ok())
+    }
+
+    pub(crate) fn from_number(number: u32, family: Family) -> Option<Self> {
+        Self::of(family).get(usize::try_from(number).ok()?).copied()
+    }
+
+    /// Whether its chains name devices.
+    pub(crate) fn of_devices(self) -> bool {
+        matches!(self, Self::Ingress | Self::Egress)
     }
 }
 
 impl fmt::Display for Hook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(Self::ALL.iter().find(|(hook, ..)| hook == self).map_or("", |(.., name)| name))
+        f.write_str(match self {
+            Self::Prerouting => "prerouting",
+            Self::Input => "input",
+            Self::Forward => "forward",
+            Self::Output => "output",
+            Self::Postrouting => "postrouting",
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+        })
     }
 }
 
@@ -132,6 +160,7 @@ impl Priority {
     pub(crate) fn show(self, family: Family, hook: Hook) -> String {
         let named: &[(&str, i32)] = match family {
             Family::Bridge => &[("dstnat", -300), ("filter", -200), ("out", 100), ("srcnat", 300)],
+            Family::Arp | Family::Netdev => &[("filter", 0)],
             _ => &[
                 ("raw", -300),
                 ("mangle", -150),
@@ -195,6 +224,7 @@ pub struct Base {
 pub struct Chain {
     pub(crate) name: String,
     pub(crate) base: Option<Base>,
+    pub(crate) devices: Vec<IfName>,
     pub(crate) rules: Vec<Rule>,
 }
 
@@ -202,13 +232,13 @@ impl Chain {
     /// A chain to jump to.
     #[must_use]
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), base: None, rules: Vec::new() }
+        Self { name: name.into(), base: None, devices: Vec::new(), rules: Vec::new() }
     }
 
     /// A base chain.
     #[must_use]
     pub fn base(name: impl Into<String>, base: Base) -> Self {
-        Self { name: name.into(), base: Some(base), rules: Vec::new() }
+        Self { name: name.into(), base: Some(base), devices: Vec::new(), rules: Vec::new() }
     }
 
     /// A base chain that filters at `hook`, priority 0.
@@ -231,6 +261,14 @@ impl Chain {
         Self::base(name, Base { kind, hook, priority: Priority::SRCNAT, policy })
     }
 
+    /// With [`Hook::Ingress`] and [`Hook::Egress`]: sees what this device receives or sends. Several devices since
+    /// Linux 5.5. Before Linux 6.16 the devices must be there, and the chain goes with the last of them.
+    #[must_use]
+    pub fn device(mut self, device: IfName) -> Self {
+        self.devices.push(device);
+        self
+    }
+
     /// Adds a rule at the end.
     #[must_use]
     pub fn rule(mut self, rule: Rule) -> Self {
@@ -248,6 +286,12 @@ impl Chain {
     #[must_use]
     pub fn hooked(&self) -> Option<&Base> {
         self.base.as_ref()
+    }
+
+    /// The devices whose packets it sees, if it hangs on devices.
+    #[must_use]
+    pub fn devices(&self) -> &[IfName] {
+        &self.devices
     }
 
     /// The rules, in order.
@@ -393,6 +437,7 @@ pub struct Table {
     pub(crate) name: String,
     pub(crate) owned: bool,
     pub(crate) sets: Vec<Set>,
+    pub(crate) tuple_sets: Vec<TupleSet>,
     pub(crate) maps: Vec<Map>,
     pub(crate) chains: Vec<Chain>,
 }
@@ -406,6 +451,7 @@ impl Table {
             name: name.into(),
             owned: false,
             sets: Vec::new(),
+            tuple_sets: Vec::new(),
             maps: Vec::new(),
             chains: Vec::new(),
         }
@@ -430,6 +476,13 @@ impl Table {
     #[must_use]
     pub fn set(mut self, set: Set) -> Self {
         self.sets.push(set);
+        self
+    }
+
+    /// Adds a set of tuples.
+    #[must_use]
+    pub fn tuple_set(mut self, set: TupleSet) -> Self {
+        self.tuple_sets.push(set);
         self
     }
 
@@ -475,6 +528,12 @@ impl Table {
     #[must_use]
     pub fn sets(&self) -> &[Set] {
         &self.sets
+    }
+
+    /// The sets of tuples.
+    #[must_use]
+    pub fn tuple_sets(&self) -> &[TupleSet] {
+        &self.tuple_sets
     }
 
     /// The maps.

@@ -213,6 +213,50 @@ netns_test! {
 }
 
 netns_test! {
+    /// What others made is listed with all that is in it, whatever kind it is of.
+    fn multipath_routes_and_foreign_links_are_listed() {
+        let (ns, other) = (fresh(), fresh());
+        for n in 0..2u8 {
+            let link = name(&format!("eth{n}"));
+            ns.add_veth(&link, &other, &link).unwrap();
+            ns.add_address(&link, [10, 0, n, 2], 24).unwrap();
+            ns.add_address(&link, Ipv6Addr::new(0xfd00, n.into(), 0, 0, 0, 0, 0, 2), 64).unwrap();
+            up(&other, link.as_str());
+            up(&ns, link.as_str());
+        }
+        for line in [
+            "route add 10.9.0.0/16 nexthop via 10.0.0.1 dev eth0 weight 3 nexthop via 10.0.1.1 dev eth1",
+            "-6 route add fd09::/64 nexthop via fd00::1 dev eth0 nexthop via fd00:1::1 dev eth1 weight 256",
+            "link add vx0 type vxlan id 7 dstport 4789 remote 10.0.0.1",
+            "link add mv0 link eth0 type macvtap mode bridge",
+            "address add 10.7.0.1 peer 10.7.0.2 dev eth0",
+        ] {
+            match command(&ns, "ip", &line.split(' ').collect::<Vec<_>>()) {
+                Some((true, _)) => {}
+                Some((false, said)) if line.starts_with("link") => println!("not here: {said}"),
+                Some((false, said)) => panic!("{line}: {said}"),
+                None => return skip("ip", "ip(8) is not installed"),
+            }
+        }
+        let index = |link: &str| ns.link(&name(link)).unwrap().index;
+        let routes = ns.routes().unwrap();
+        let hops = |to: &str| {
+            let to: IpPrefix = to.parse().unwrap();
+            let route = routes.iter().find(|route| route.to == to).unwrap();
+            assert_eq!((route.via, route.link), (None, None));
+            route.hops.iter().map(|hop| (hop.via.unwrap().to_string(), hop.link, hop.weight)).collect::<Vec<_>>()
+        };
+        let of = |via: &str, link: &str, weight| (via.to_owned(), index(link), weight);
+        assert_eq!(hops("10.9.0.0/16"), [of("10.0.0.1", "eth0", 3), of("10.0.1.1", "eth1", 1)]);
+        assert_eq!(hops("fd09::/64"), [of("fd00::1", "eth0", 1), of("fd00:1::1", "eth1", 256)]);
+        assert!(routes.iter().filter(|route| route.link.is_some()).all(|route| route.hops.is_empty()));
+        let kinds: Vec<_> = ns.links().unwrap().into_iter().filter_map(|link| link.kind).collect();
+        assert_eq!(kinds.iter().filter(|kind| *kind == "veth").count(), 2, "{kinds:?}");
+        assert!(ns.addresses().unwrap().iter().any(|a| a.addr == ip("10.7.0.1")));
+    }
+}
+
+netns_test! {
     fn neighbours_and_addresses_change() {
         let (ns, other) = (fresh(), fresh());
         ns.add_veth(&name("eth0"), &other, &name("eth0")).unwrap();

@@ -472,8 +472,8 @@ netns_test! {
         let ns = fresh();
         let text = "add table inet t; add chain inet t c; add rule inet t c ip ttl 5 tcp dport 22 accept; \
                     add rule inet t c ip saddr 10.1.0.0/16 accept; add rule inet t c meta skuid 5 drop; \
-                    add set inet t pairs { type ipv4_addr . inet_service; }; \
-                    add rule inet t c ip saddr . tcp dport @pairs accept";
+                    add map inet t pairs { type ipv4_addr . inet_service : verdict; }; \
+                    add rule inet t c ip saddr . tcp dport vmap @pairs";
         match command(&ns, "nft", &[text]) {
             Some((ok, out)) => assert!(ok, "{out}"),
             None => return skip("nft", "nft(8) is not installed"),

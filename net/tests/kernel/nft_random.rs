@@ -6,7 +6,8 @@ use crate::common::*;
 use crate::netns_test;
 use crate::nft::compare_with_nft;
 use palisade_net::nft::{
-    Chain, CtState, DataType, Family, Field, Hook, Match, Policy, Protocol, Rule, Ruleset, Table, Value,
+    Chain, CtState, DataType, Family, Field, Hook, Match, Policy, Protocol, Rule, Ruleset, Table, TupleMatch,
+    Value,
 };
 use palisade_net::{ErrorKind, IpPrefix};
 use proptest::prelude::*;
@@ -76,16 +77,38 @@ fn any_match() -> impl Strategy<Value = Match> {
     ]
 }
 
+/// Conditions on two or three fields together, of single values or ranges.
+fn any_tuple_match() -> impl Strategy<Value = TupleMatch> {
+    let fields = [
+        vec![Field::Ipv4Source, Field::DestinationPort(Some(Protocol::TCP))],
+        vec![Field::Ipv6Source, Field::Ipv6Destination],
+        vec![Field::SourcePort(Some(Protocol::UDP)), Field::Ipv4Destination, Field::InputInterface],
+        vec![Field::InputInterface, Field::Ipv4Source, Field::IcmpType],
+    ];
+    prop::sample::select(fields.to_vec())
+        .prop_flat_map(|fields| {
+            let tuple = fields.iter().copied().map(value_of).collect::<Vec<_>>();
+            (Just(fields), prop::collection::vec(tuple, 1..4), any::<bool>())
+        })
+        .prop_map(|(fields, tuples, negated)| {
+            let condition = TupleMatch::any_of(fields, tuples);
+            if negated { condition.negated() } else { condition }
+        })
+}
+
 netns_test! {
     fn any_ruleset_round_trips_and_prints_as_nft_does() {
         let ns = fresh();
-        let rules = prop::collection::vec(prop::collection::vec(any_match(), 1..4), 1..40);
+        let conditions = (prop::collection::vec(any_match(), 1..4), prop::option::weighted(0.3, any_tuple_match()));
+        let rules = prop::collection::vec(conditions, 1..40);
         let mut runner = TestRunner::new(Config { cases: 30, failure_persistence: None, ..Config::default() });
         runner.run(&rules, |rules| {
             let mut chain = Chain::filter("c", Hook::Input, Policy::Accept);
             let mut kept = 0;
-            for matches in rules {
-                let rule = matches.into_iter().fold(Rule::new(), Rule::matching).counter().accept();
+            for (matches, tuple) in rules {
+                let rule = matches.into_iter().fold(Rule::new(), Rule::matching);
+                let overlapping = tuple.is_some();
+                let rule = tuple.into_iter().fold(rule, Rule::matching_tuple).counter().accept();
                 // Combinations that no packet fulfils (IPv4 and IPv6, TCP and UDP) are refused, by name.
                 let alone = Table::new(Family::Inet, "probe").chain(Chain::new("c").rule(rule.clone()));
                 match ns.apply(&alone.into()) {
@@ -93,6 +116,8 @@ netns_test! {
                         kept += 1;
                         chain = chain.rule(rule);
                     }
+                    // So are tuples whose ranges overlap, by the kernel.
+                    Err(e) if overlapping => prop_assert!([ErrorKind::Invalid, ErrorKind::Exists].contains(&e.kind()), "{}", e),
                     Err(e) => prop_assert_eq!(e.kind(), ErrorKind::Invalid, "{}", e),
                 }
             }
