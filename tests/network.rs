@@ -306,7 +306,11 @@ fn a_user_mode_program_has_nothing_of_the_host_program() {
         dir.path().display()
     );
     let network = Network::user_mode_with(script(dir.path(), &lines));
-    let child = with(network).build().unwrap().command("/bin/sleep").arg("1000").spawn().unwrap();
+    // It says that it is ready and has made no interface, which is seen; and is kept for what follows.
+    let error = with(network.clone()).build().unwrap().command("/bin/true").spawn().unwrap_err();
+    assert_eq!((error.kind(), error.object()), (ErrorKind::NotEnforced, Some("network")), "{error}");
+    let child =
+        with(network).verify(false).build().unwrap().command("/bin/sleep").arg("1000").spawn().unwrap();
     let said = std::fs::read_to_string(&told).unwrap();
     let open = said.lines().filter_map(|line| line.split_once(" -> "));
     let open: Vec<&str> = open.map(|(_, to)| to).filter(|to| !to.ends_with("/pasta")).collect();
