@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command as StdCommand, Stdio as StdStdio};
 use std::time::Duration;
 
-use palisade::{Detached, ErrorKind, Life, Lifetime, Sandbox, SandboxBuilder, Stdio};
+use palisade::detached::Life;
+use palisade::{Detached, ErrorKind, Lifetime, Sandbox, SandboxBuilder, Stdio};
 use palisade_testkit::{scaled, temp_dir, wait_until};
 
 /// Set in the environment of this test binary when it plays the maker.

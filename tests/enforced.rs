@@ -3,10 +3,9 @@
 
 use std::collections::BTreeSet;
 
+use palisade::enforced::{Moment, State, Subject};
 use palisade::ns::Namespace;
-use palisade::{
-    Enforced, ErrorKind, Moment, Plan, Resource, Sandbox, SandboxBuilder, State, Stdio, Step, Subject,
-};
+use palisade::{Enforced, ErrorKind, Plan, Resource, Sandbox, SandboxBuilder, Stdio, Step};
 use palisade_sys::Injected;
 use palisade_testkit::{Snapshot, in_child, is_root, skip};
 

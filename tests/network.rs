@@ -10,14 +10,12 @@ use std::thread;
 use std::time::Duration;
 
 use palisade::creds::{Capability, CapabilitySet, ThreadCapabilities};
+use palisade::enforced::{Moment, State, Subject};
 use palisade::net::nft::{Changes, DataType, Family, Map, MapType, MapValue, Protocol};
 use palisade::net::policy::{IpBlock, Peer, PolicyRule, PortSelector};
 use palisade::net::{Bridge, BridgeSpec, IfName, IpPrefix, LinkSettings, Netns, Route};
 use palisade::ns::{AnyNs, Namespace, Ns, kind};
-use palisade::{
-    Child, ErrorKind, Lifetime, Moment, Network, Sandbox, SandboxBuilder, State, Stdio, Step, Subject,
-    UserModeProgram,
-};
+use palisade::{Child, ErrorKind, Lifetime, Network, Sandbox, SandboxBuilder, Stdio, Step, UserModeProgram};
 use palisade_testkit::{can_unshare_user, is_root, skip, temp_dir, wait_until};
 
 const LONG: Duration = Duration::from_secs(5);

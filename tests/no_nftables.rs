@@ -8,8 +8,9 @@ use std::fs;
 use nix::sched::{CloneFlags, unshare};
 use palisade::net::nft::{Family, Protocol, Ruleset, Table};
 use palisade::net::{Bridge, BridgeSpec, IfName, IpPrefix, LinkKind, Netns};
+use palisade::preflight::{Feature, Status};
 use palisade::secfilter::{Action, Install, Policy, Rule, arg};
-use palisade::{Error, ErrorKind, Feature, Network, Sandbox, SandboxBuilder, Status, Step, preflight};
+use palisade::{Error, ErrorKind, Network, Sandbox, SandboxBuilder, Step, preflight};
 use palisade_testkit::{Snapshot, can_unshare_user, in_child, is_root, skip, temp_dir};
 
 fn name(text: &str) -> IfName {

@@ -5,8 +5,9 @@ use std::collections::HashSet;
 use std::fs;
 
 use palisade::ns::{Namespace, Namespaces, unshare};
+use palisade::preflight::{Feature, Status};
 use palisade::secfilter::{Action, Install, Policy, Rule};
-use palisade::{ErrorKind, Feature, Preflight, Sandbox, Status, preflight};
+use palisade::{ErrorKind, Preflight, Sandbox, preflight};
 use palisade_testkit::{Snapshot, can_unshare_user, in_child, skip};
 
 macro_rules! need_userns {

@@ -5,10 +5,8 @@
 use std::time::Duration;
 
 use palisade::creds::{Capability, ThreadCapabilities};
-use palisade::{
-    Command, Enforced, ErrorKind, Moment, Personality, Plan, PtySize, Sandbox, Scheduler, State, Stdio,
-    Subject,
-};
+use palisade::enforced::{Moment, State, Subject};
+use palisade::{Command, Enforced, ErrorKind, Personality, Plan, PtySize, Sandbox, Scheduler, Stdio};
 use palisade_sys::Injected;
 use palisade_testkit::{cgroup_dir, in_child, is_root, skip};
 

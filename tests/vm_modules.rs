@@ -13,7 +13,8 @@ use palisade::net::nft::Protocol;
 use palisade::net::policy::PortSelector;
 use palisade::net::{Bridge, BridgeSpec, ErrorKind, IpPrefix, Netns, Port};
 use palisade::ns::{Ns, kind};
-use palisade::{Feature, Finding, Network, Sandbox, Status, Step, preflight};
+use palisade::preflight::{Feature, Finding, Status};
+use palisade::{Network, Sandbox, Step, preflight};
 use palisade_testkit::{Snapshot, is_root, scaled, skip, temp_dir};
 
 /// Names of modules, one a line; `*` is all.

@@ -1,7 +1,8 @@
 //! What is found out about a machine that has everything: the test machine.
 
 use palisade::cgroup::Mode;
-use palisade::{Feature, preflight};
+use palisade::preflight;
+use palisade::preflight::Feature;
 use palisade_testkit::{cgroup_dir, skip};
 
 #[test]

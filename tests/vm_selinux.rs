@@ -5,11 +5,11 @@
 use std::fs;
 use std::path::Path;
 
+use palisade::enforced::{Moment, State, Subject};
+use palisade::preflight::{Feature, Status};
 use palisade::presets::docker::Docker;
 use palisade::secfilter::lsm::ExecLabel;
-use palisade::{
-    Child, ErrorKind, Feature, Moment, Sandbox, SandboxBuilder, State, Status, Step, Subject, preflight,
-};
+use palisade::{Child, ErrorKind, Sandbox, SandboxBuilder, Step, preflight};
 use palisade_testkit::{skip, temp_dir};
 use tempfile::TempDir;
 

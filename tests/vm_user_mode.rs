@@ -14,11 +14,10 @@ use std::time::Duration;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use palisade::enforced::{Moment, State, Subject};
 use palisade::net::nft::Protocol;
 use palisade::net::{IfName, IpPrefix, LinkSettings, Netns, Route};
-use palisade::{
-    Child, ErrorKind, Moment, Network, Sandbox, SandboxBuilder, State, Stdio, Step, Subject, UserModeProgram,
-};
+use palisade::{Child, ErrorKind, Network, Sandbox, SandboxBuilder, Stdio, Step, UserModeProgram};
 use palisade_testkit::{can_unshare_user, fork, in_child, is_root, skip, temp_dir, wait_until};
 
 #[path = "common/sys.rs"]

@@ -10,11 +10,10 @@ use std::time::{Duration, Instant};
 
 use palisade::cgroup::{Bytes, Limits};
 use palisade::ns::{Namespace, Namespaces, unshare};
+use palisade::preflight::{Feature, Status};
 use palisade::procinfo::{ProcRoot, Process, State};
 use palisade::secfilter::Syscall;
-use palisade::{
-    Child, ErrorKind, ExitCause, Feature, Sandbox, SandboxBuilder, Status, Stdio, Step, preflight,
-};
+use palisade::{Child, ErrorKind, ExitCause, Sandbox, SandboxBuilder, Stdio, Step, preflight};
 
 use crate::doctor::examine;
 use crate::kit;
