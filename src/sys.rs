@@ -324,6 +324,18 @@ pub(crate) fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
     above_stdio(adopt(fd))
 }
 
+/// The supplementary groups of the calling thread, ascending as the kernel keeps them. (`nix` first asks how many there
+/// may be at most, which libc reads from a file.)
+pub(crate) fn own_groups() -> io::Result<Vec<u32>> {
+    // SAFETY: with a size of 0 only their number is returned.
+    let count = cvt(unsafe { libc::getgroups(0, ptr::null_mut()) })?;
+    let mut groups = vec![0; count as usize];
+    // SAFETY: there is room for as many as are asked for; if there are more by now, that is an error.
+    let count = cvt(unsafe { libc::getgroups(count, groups.as_mut_ptr()) })?;
+    groups.truncate(count as usize);
+    Ok(groups)
+}
+
 /// The soft and hard limit of a resource.
 pub(crate) fn getrlimit(resource: u32) -> io::Result<(u64, u64)> {
     let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };

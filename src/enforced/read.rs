@@ -14,6 +14,7 @@ use super::verify::not_enforced;
 use crate::enter::Target;
 use crate::error::Result;
 use crate::network::Connection;
+use crate::sys::own_groups;
 
 /// Who and what is asked about.
 #[derive(Clone, Copy, Debug)]
@@ -107,7 +108,7 @@ impl Own {
     }
 
     pub(super) fn groups_only() -> Self {
-        Self { groups: own_groups(), ..Self::default() }
+        Self { groups: own_groups().ok(), ..Self::default() }
     }
 }
 
@@ -155,9 +156,4 @@ impl OwnNamespaces {
     pub(super) fn get(&self, kind: Namespace) -> Option<(NamespaceKind, NamespaceId)> {
         self.0.iter().find(|(link, _)| link.name() == kind.name()).copied()
     }
-}
-
-/// Those of the calling thread, ascending as the kernel keeps them.
-fn own_groups() -> Option<Vec<u32>> {
-    Some(nix::unistd::getgroups().ok()?.into_iter().map(nix::unistd::Gid::as_raw).collect())
 }
