@@ -19,7 +19,6 @@ use crate::command::Command;
 use crate::enforced::{Enforced, Subjects, Verifier};
 use crate::enter::{Origin, Target};
 use crate::error::{Error, ErrorKind, Result};
-use crate::launch::Started;
 use crate::network::Connection;
 use crate::newborn::{process_of, read_outcome};
 use crate::output::collect;
@@ -27,6 +26,7 @@ use crate::plan::Supervision;
 use crate::pty::Pty;
 use crate::reaper;
 use crate::sandbox::{Lifetime, Sandbox};
+use crate::standing::Started;
 use crate::status::{ExitCause, ExitStatus, ResourceUsage};
 use crate::sys::{self, send_signal};
 

@@ -15,7 +15,7 @@ use crate::detached::{Detached, Store};
 use crate::enter::Target;
 use crate::environment;
 use crate::error::{Error, ErrorKind, Result};
-use crate::launch::{Standing, launch_paused};
+use crate::launch::launch_paused;
 use crate::order::{Executable, Payload, Session, Start};
 use crate::paused::Paused;
 use crate::plan::{Handling, Plan};
@@ -25,6 +25,7 @@ use crate::rlimit::Resource;
 use crate::sandbox::{Lifetime, Sandbox};
 use crate::scheduling::{Personality, Scheduler, Scheduling};
 use crate::stage::own_program;
+use crate::standing::Standing;
 use crate::status::ExitStatus;
 use crate::stdio::Stdio;
 

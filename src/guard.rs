@@ -15,8 +15,8 @@ use std::sync::{Mutex, PoisonError};
 use palisade_cgroup::{Cgroup, Limits};
 use palisade_sys::{FD_CONTROL, FD_PASSED, Fd, Outcome, Program, Step};
 
+use crate::control::hear;
 use crate::error::{Error, ErrorKind, Result};
-use crate::launch::hear;
 use crate::newborn::Helper;
 use crate::spawner::Bench;
 

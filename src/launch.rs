@@ -2,60 +2,32 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::ExitStatusExt;
-use std::process::ExitStatus;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, poll};
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg, send};
-use palisade_cgroup::{Cgroup, OwnedCgroup};
+use palisade_cgroup::Cgroup;
 use palisade_sys::{Outcome, Step};
 
-use crate::child::{Live, readable};
-use crate::collector::{Collector, Watched, is_exiting, last_stat};
+use crate::collector::Watched;
+use crate::control::{Word, go, hear, unheard};
 use crate::enforced::{Own, OwnNamespaces, Phase, Subjects, Verifier};
-use crate::enter::{Target, Way, follow};
+use crate::enter::{Way, follow};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guard;
 use crate::namespaces::joined;
 use crate::network::Connection;
-use crate::newborn::{Newborn, Watch, control_sockets, read_outcome};
-use crate::order::{WORD_OF_PAUSE, WORD_OF_VERIFICATION, WORD_OF_VIEW};
+use crate::newborn::{Newborn, Watch, control_sockets};
+use crate::order::{WORD_OF_VERIFICATION, WORD_OF_VIEW};
 use crate::plan::Plan;
-use crate::reaper;
 use crate::spawner::{self, Bench, Thread};
 use crate::stage;
+use crate::standing::{LAST_GRACE, Standing, Started, conclude, over, timed_out};
 use crate::stdio::Opened;
 use crate::sys::{self, adopt, run_here, shared_image};
-use crate::tracing::{Spawn, step, tell};
-
-/// A process that has executed the payload.
-#[derive(Debug)]
-pub(crate) struct Started {
-    pub(crate) pid: u32,
-    /// Taken by the `Child` that it becomes.
-    pub(crate) live: Option<Live>,
-    /// Our ends of the piped standard streams.
-    pub(crate) streams: [Option<OwnedFd>; 3],
-    /// Our end of its terminal.
-    pub(crate) terminal: Option<OwnedFd>,
-}
-
-impl Drop for Started {
-    /// Nobody waits for it any more.
-    fn drop(&mut self) {
-        if let Some(live) = self.live.take() {
-            reaper::end(live, false);
-        }
-    }
-}
-
-/// How long a killed set-up may take to go, before the thread that waits for it is left behind.
-const LAST_GRACE: Duration = Duration::from_secs(10);
+use crate::tracing::{Spawn, step};
 
 /// Runs a plan on a spawner thread and waits until its payload is executed, at most for the plan's set-up time.
 pub(crate) fn launch(plan: Plan) -> Result<Started> {
@@ -105,15 +77,6 @@ fn supervise<T: Send + 'static>(
     }
 }
 
-/// The time for set-up is over.
-fn over(limit: Duration, step: Step) -> Error {
-    let new = Error::new(ErrorKind::SetupTimeout, step, format!("set-up did not end within {limit:?}"));
-    new.with_hint(
-        "a path on a dead network mount, a frozen cgroup or an overloaded machine; \
-         SandboxBuilder::setup_timeout sets the time",
-    )
-}
-
 /// Kills the set-up, again and again since it may only be on its way to a child, and gives what comes of it. `None`: it
 /// hangs where no signal reaches, on the host program's side or in the kernel.
 fn wait_for_the_late<T>(watch: &Watch, result: &Receiver<Result<T>>) -> Option<Result<T>> {
@@ -127,24 +90,6 @@ fn wait_for_the_late<T>(watch: &Watch, result: &Receiver<Result<T>>) -> Option<R
         }
     }
     None
-}
-
-/// A process that has everything it needs, and is on its own way to its payload or waits before it.
-#[derive(Debug)]
-pub(crate) struct Standing {
-    // First: it is killed and waited for before its cgroup is removed.
-    pub(crate) child: Newborn,
-    control: UnixStream,
-    image: OwnedFd,
-    name: [u8; 15],
-    pub(crate) cgroup: Option<OwnedCgroup>,
-    network: Option<Connection>,
-    streams: [Option<OwnedFd>; 3],
-    terminal: Option<OwnedFd>,
-    /// Waits for it, if it entered a living sandbox.
-    collector: Option<Arc<Collector>>,
-    pub(crate) verifier: Verifier,
-    pub(crate) plan: Plan,
 }
 
 /// Carries a plan out as far as the host program's side has anything to do.
@@ -312,167 +257,10 @@ fn verify(
     Ok(verifier)
 }
 
-fn unheard(error: &io::Error) -> Error {
-    Error::call(Step::Stage, "recvmsg from the stage", error)
-}
-
-/// Sends the stage the byte that it waits for.
-fn go(control: &UnixStream, step: Step) -> Result<()> {
-    match send(control.as_raw_fd(), &[1], MsgFlags::MSG_NOSIGNAL) {
-        // EPIPE: it has ended already; why is in the image.
-        Ok(_) | Err(nix::errno::Errno::EPIPE | nix::errno::Errno::ECONNRESET) => Ok(()),
-        Err(errno) => Err(Error::call(step, "send to the stage", &errno.into())),
-    }
-}
-
-impl Standing {
-    /// Waits until the child waits for its start.
-    fn pause(mut self) -> Result<Self> {
-        loop {
-            match hear(&self.control).map_err(|error| unheard(&error))? {
-                Some(Word { byte: WORD_OF_PAUSE, .. }) => break,
-                Some(word) => {
-                    self.terminal = self.terminal.take().or(word.descriptor.filter(|_| self.plan.terminal));
-                }
-                None => {
-                    let ended = conclude(&self.plan, &self.image, &self.name, &self.child, None);
-                    let error = ended.err().unwrap_or_else(timed_out);
-                    return Err(explained(self.plan.target.clone(), error));
-                }
-            }
-        }
-        self.child = self.child.renew().ok_or_else(timed_out)?;
-        Ok(self)
-    }
-
-    /// Lets a child that waits for it execute its payload. Not on the thread that made the child.
-    pub(crate) fn start(self) -> Result<Started> {
-        let until = Instant::now().checked_add(self.plan.setup_timeout);
-        match go(&self.control, Step::Pause) {
-            Ok(()) => self.executed(until),
-            Err(error) => Err(explained(self.plan.target.clone(), error)),
-        }
-    }
-
-    /// Writes a child that waits at its gate down, and leaves it to itself.
-    pub(crate) fn leave(self) -> Result<()> {
-        let (Some(store), Some(pidfd)) = (&self.plan.store, &self.child.pidfd) else {
-            return Err(timed_out());
-        };
-        store.complete(self.child.pid, pidfd.as_fd(), self.cgroup.as_deref(), &self.plan.stage)?;
-        go(&self.control, Step::Pause)?;
-        let Self { child, cgroup, network, collector, verifier, .. } = self;
-        let (_, pidfd) = child.take().ok_or_else(timed_out)?;
-        reaper::leave(Live {
-            pidfd: Arc::new(pidfd),
-            cgroup,
-            network,
-            collector,
-            image: None,
-            pid_namespace: None,
-            workload: None,
-            verifier,
-        });
-        Ok(())
-    }
-
-    /// Waits until the payload is executed, at most `until` then. Not on the thread that made the child, which waits for
-    /// what has entered a living sandbox.
-    pub(crate) fn executed(mut self, until: Option<Instant>) -> Result<Started> {
-        let (target, limit) = (self.plan.target.clone(), self.plan.setup_timeout);
-        let watch = self.child.watch();
-        let mut closed = step(Step::Exec, || self.hear_the_end(until));
-        if let Ok(false) = closed {
-            watch.expire();
-            closed = self.hear_the_end(Some(Instant::now() + LAST_GRACE));
-        }
-        let late = watch.expired();
-        let result = match closed {
-            Ok(true) => self.concluded(),
-            Ok(false) => {
-                // It hangs in the kernel, where no signal reaches. Somebody else waits for that.
-                let left = spawner::start(Thread::Any, move |_| {
-                    drop(self);
-                    Ok(())
-                });
-                return Err(left.err().unwrap_or_else(|| over(limit, Step::Stage)));
-            }
-            Err(error) => Err(unheard(&error)),
-        };
-        match result {
-            Err(error) if late => Err(over(limit, error.step())),
-            result => result.map_err(|error| explained(target, error)),
-        }
-    }
-
-    /// Whether the socket has closed, which it does when the payload is executed, or when the child ends.
-    fn hear_the_end(&mut self, until: Option<Instant>) -> io::Result<bool> {
-        while readable(self.control.as_fd(), until)? {
-            let Some(word) = hear(&self.control)? else { return Ok(true) };
-            // A payload that attached to its init could send more.
-            self.terminal = self.terminal.take().or(word.descriptor.filter(|_| self.plan.terminal));
-        }
-        Ok(false)
-    }
-
-    /// What came of it, once the socket has closed.
-    fn concluded(self) -> Result<Started> {
-        let Self {
-            mut child,
-            image,
-            name,
-            cgroup,
-            network,
-            streams,
-            terminal,
-            collector,
-            mut verifier,
-            plan,
-            ..
-        } = self;
-        tell(&plan.stage, &plan.marks, &image);
-        conclude(&plan, &image, &name, &child, collector.as_deref())?;
-        if plan.verify {
-            let (cloned, cgroup) = (child.pid, cgroup.as_deref());
-            let subjects = |process| Subjects { process, cloned, cgroup, network: network.as_ref() };
-            child.payload().map_or(Ok(()), |process| verifier.after_exec(subjects(process)))?;
-        }
-        if plan.terminal && terminal.is_none() {
-            let new = Error::new(ErrorKind::Setup, Step::Stdio, "the stage sent no terminal");
-            return Err(new.with_hint("the host program has no descriptor left (RLIMIT_NOFILE)"));
-        }
-        let workload = child.take_workload();
-        let (pid, pidfd) = child.take().ok_or_else(timed_out)?;
-        let live = Live {
-            pidfd: Arc::new(pidfd),
-            cgroup,
-            network,
-            collector,
-            image: plan.init.then_some(image),
-            pid_namespace: plan.pid_namespace,
-            workload,
-            verifier,
-        };
-        Ok(Started { pid, live: Some(live), streams, terminal })
-    }
-}
-
-fn explained(target: Option<Target>, error: Error) -> Error {
-    match target {
-        Some(target) => target.explain(error),
-        None => error,
-    }
-}
-
 /// Whether a process ends within the time that an exit may take.
 fn ends_soon(pidfd: &OwnedFd) -> bool {
     let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
     poll(&mut fds, 200u8).is_ok_and(|count| count > 0)
-}
-
-/// For the spawner thread's side: the caller makes its own, with the time.
-fn timed_out() -> Error {
-    Error::new(ErrorKind::SetupTimeout, Step::Stage, "killed, since the time for set-up was over")
 }
 
 /// The detached copies of mounts that a privileged host program takes for its child.
@@ -500,103 +288,4 @@ fn open_streams(plan: &Plan) -> Result<[Opened; 3]> {
         })
     };
     Ok([open(0)?, open(1)?, open(2)?])
-}
-
-/// A byte of the stage's, and what came with it.
-pub(crate) struct Word {
-    byte: u8,
-    /// The pid of the process that said it, here.
-    pub(crate) sender: Option<u32>,
-    descriptor: Option<OwnedFd>,
-}
-
-/// Waits until the stage says a word, which it does when it waits for us or sends something; `None` when the socket has
-/// closed.
-pub(crate) fn hear(control: &UnixStream) -> io::Result<Option<Word>> {
-    loop {
-        match hear_once(control) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // The child ended with the go byte unread.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
-            other => return other,
-        }
-    }
-}
-
-fn hear_once(control: &UnixStream) -> io::Result<Option<Word>> {
-    let (mut byte, mut space) = ([0], nix::cmsg_space!([i32; 1], UnixCredentials));
-    let mut into = [io::IoSliceMut::new(&mut byte)];
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-    let message = recvmsg::<()>(control.as_raw_fd(), &mut into, Some(&mut space), flags)?;
-    let (mut sender, mut received) = (None, Vec::new());
-    for part in message.cmsgs()? {
-        match part {
-            ControlMessageOwned::ScmRights(numbers) => received.extend(numbers.into_iter().map(adopt)),
-            ControlMessageOwned::ScmCredentials(who) => sender = u32::try_from(who.pid()).ok(),
-            _ => {}
-        }
-    }
-    if message.bytes == 0 {
-        return Ok(None);
-    }
-    let descriptor = received.pop().map(sys::above_stdio).transpose()?;
-    Ok(Some(Word { byte: byte[0], sender, descriptor }))
-}
-
-/// Decides from what the stage left in its image whether the payload was executed. `collector`: who waits for the child,
-/// if that is not the caller.
-fn conclude(
-    plan: &Plan,
-    image: &OwnedFd,
-    name: &[u8; 15],
-    child: &Newborn,
-    collector: Option<&Collector>,
-) -> Result<()> {
-    match read_outcome(image)? {
-        Outcome::Failed(fault) => Err(plan.stage_error(fault)),
-        Outcome::Executed | Outcome::Ended(_) => Ok(()),
-        // Below an init, only that knows.
-        Outcome::Executing if !plan.init && !died_as_stage(child, name, collector) => Ok(()),
-        outcome => {
-            let begun = matches!(outcome, Outcome::Executing | Outcome::Lost(_));
-            let step = if begun { Step::Exec } else { Step::Stage };
-            let status = match (outcome, collector, &child.pidfd) {
-                (Outcome::Lost(status), ..) => Some(status),
-                (_, Some(collector), _) => collector.get(child.pid).waited.map(|(status, _)| status),
-                (_, None, Some(pidfd)) => {
-                    sys::wait(pidfd, true, true).ok().flatten().map(|waited| waited.status)
-                }
-                (_, None, None) => None,
-            };
-            let how = status.map_or("it ended".into(), |status| ExitStatus::from_raw(status).to_string());
-            let new = Error::new(
-                ErrorKind::SetupKilled,
-                step,
-                format!("the child did not come to its payload: {how}"),
-            );
-            let hint = match status.map(|status| status & 0x7f) {
-                Some(libc::SIGSYS) => "the seccomp filter kills execve: allow it",
-                Some(libc::SIGKILL) if plan.cgroup.is_some() => {
-                    "killed from outside, or the cgroup's memory.max is too small even to begin"
-                }
-                _ => "killed from outside, by the kernel for want of memory, or by a limit",
-            };
-            Err(new.with_hint(hint))
-        }
-    }
-}
-
-/// Whether the child was killed before its payload's image replaced the stage's: a process keeps the name that its last
-/// exec gave it, as a zombie too, and the name that the stage gave itself is one that no payload knows.
-///
-/// Whether it has ended would be too late a question: a process that is killed closes its descriptors some time before.
-fn died_as_stage(child: &Newborn, name: &[u8; 15], collector: Option<&Collector>) -> bool {
-    let collected = || {
-        let collected = collector?.get(child.pid);
-        Some(collected.as_stage && collected.waited.is_some_and(|(status, _)| status & 0x7f != 0))
-    };
-    match last_stat(child.pid) {
-        Some(stat) => is_exiting(&stat) && stat.comm.as_bytes() == name,
-        None => collected().unwrap_or(false),
-    }
 }

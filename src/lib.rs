@@ -5,6 +5,7 @@ mod child;
 mod collector;
 mod command;
 mod confine;
+mod control;
 pub mod detached;
 pub mod enforced;
 mod enter;
@@ -38,6 +39,7 @@ mod sandbox;
 mod scheduling;
 mod spawner;
 mod stage;
+mod standing;
 
 mod status;
 mod stdio;

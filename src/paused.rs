@@ -8,8 +8,9 @@ use palisade_cgroup::Cgroup;
 use crate::child::Child;
 use crate::enforced::Enforced;
 use crate::error::{Error, Result};
-use crate::launch::{Standing, launch_paused};
+use crate::launch::launch_paused;
 use crate::plan::{Plan, Supervision};
+use crate::standing::Standing;
 
 /// A payload that stands before its first instruction: made by
 /// [`Command::spawn_paused`](crate::Command::spawn_paused).

@@ -375,6 +375,7 @@ impl Program {
         self.arena.extend_from_slice(&other.arena);
         let (ops, slots) = (to_u32(self.ops.len()), self.slots);
         self.slots += other.slots;
+        self.ops.reserve(other.ops.len());
         for op in &other.ops {
             let mut op = *op;
             match op.rule & !RULE_RETRY {

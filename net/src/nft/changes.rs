@@ -2,7 +2,8 @@
 
 use super::abi::{CHAIN_NAME, CHAIN_TABLE, RULE_CHAIN, RULE_TABLE};
 use super::batch::{Batch, SetRef, map_elements, message, set_elements};
-use super::table::{Chain, Family, Map, Set, Table, check_name};
+use super::set::{Map, Set};
+use super::table::{Chain, Family, Table, check_name};
 use super::tuple::{TupleSet, check_types};
 use crate::error::Result;
 

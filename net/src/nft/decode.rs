@@ -6,9 +6,8 @@ use std::net::SocketAddr;
 use super::abi::*;
 use super::follow::Decoder;
 use super::rule::{Rule, Verdict, predecessor};
-use super::table::{
-    Base, Chain, ChainKind, Family, Hook, Map, MapType, MapValue, Policy, Priority, Ruleset, Set, Table,
-};
+use super::set::{Map, MapType, MapValue, Set};
+use super::table::{Base, Chain, ChainKind, Family, Hook, Policy, Priority, Ruleset, Table};
 use super::tuple::{Tuple, TupleSet, padded, sort, types_of};
 use super::value::{DataType, Value};
 use crate::error::{Error, Result};

@@ -14,15 +14,15 @@ mod lacking;
 mod load;
 mod print;
 mod rule;
+mod set;
 mod table;
 mod tuple;
 mod value;
 
 pub use changes::Changes;
 pub use rule::{Field, Match, NatTo, RateUnit, Reject, Rule, Statement, Verdict};
-pub use table::{
-    Base, Chain, ChainKind, Family, Hook, Map, MapType, MapValue, Policy, Priority, Ruleset, Set, Table,
-};
+pub use set::{Map, MapType, MapValue, Set};
+pub use table::{Base, Chain, ChainKind, Family, Hook, Policy, Priority, Ruleset, Table};
 pub use tuple::{Tuple, TupleMatch, TupleSet};
 pub use value::{CtState, DataType, Protocol, Value};
 

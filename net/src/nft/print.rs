@@ -3,7 +3,8 @@
 use std::fmt::{self, Display, Formatter};
 
 use super::rule::{Field, Match, NatTo, Operand, RateUnit, Reject, Rule, Statement, Verdict};
-use super::table::{Chain, Family, Map, MapValue, Ruleset, Set, Table};
+use super::set::{Map, MapValue, Set};
+use super::table::{Chain, Family, Ruleset, Table};
 use super::tuple::{TupleSet, join as join_tuple};
 use super::value::{CT_STATUS, CtState, DataType, TCP_FLAGS, Value, bits};
 
