@@ -5,6 +5,7 @@
 //! status: by the thread that cloned it, which has no other children. The thread takes strays along: a process that
 //! entered can make siblings of itself (`CLONE_PARENT`), and those are children of that thread.
 
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -84,8 +85,9 @@ pub(crate) fn collect(watched: Option<&Watched>) {
     // ECHILD: none is left.
     while let Ok((pid, waited)) = sys::wait_for_own_child() {
         let it = watched.filter(|watched| watched.pid == pid);
-        let as_stage =
-            it.is_some_and(|it| last_stat(pid).is_some_and(|stat| stat.comm.as_bytes() == it.name));
+        let as_stage = it.is_some_and(|it| {
+            last_stat(pid).is_ok_and(|stat| stat.is_some_and(|stat| ends_as(&stat, &it.name)))
+        });
         // Only now is it gone, and its number free.
         drop(sys::reap(pid));
         if let Some(it) = it {
@@ -98,13 +100,25 @@ pub(crate) fn collect(watched: Option<&Watched>) {
     }
 }
 
-/// What the kernel says of a process, a zombie included, as long as nobody has waited for it.
-pub(crate) fn last_stat(pid: u32) -> Option<Stat> {
-    Stat::parse(&std::fs::read(format!("/proc/{pid}/stat")).ok()?).ok()
+/// What the kernel says of a process, a zombie included; `None` once somebody has waited for it, or without a /proc.
+///
+/// # Errors
+/// It is there and can't be read.
+pub(crate) fn last_stat(pid: u32) -> io::Result<Option<Stat>> {
+    match std::fs::read(format!("/proc/{pid}/stat")) {
+        Ok(text) => Stat::parse(&text).map(Some).map_err(io::Error::other),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Whether a process is on its way out, or has come there.
 pub(crate) fn is_exiting(stat: &Stat) -> bool {
     const PF_EXITING: u32 = 4;
     stat.flags & PF_EXITING != 0
+}
+
+/// Whether it is on its way out under this name. It keeps the one that its last exec gave it, as a zombie too.
+pub(crate) fn ends_as(stat: &Stat, name: &[u8]) -> bool {
+    is_exiting(stat) && stat.comm.as_bytes() == name
 }

@@ -1,12 +1,14 @@
 //! What is said over the control socket, whose other end the stage has until it executes the payload.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::time::Instant;
 
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg, send};
 use palisade_sys::Step;
 
+use crate::child::readable;
 use crate::error::{Error, Result};
 use crate::sys::{self, adopt};
 
@@ -62,4 +64,47 @@ fn hear_once(control: &UnixStream) -> io::Result<Option<Word>> {
     }
     let descriptor = received.pop().map(sys::above_stdio).transpose()?;
     Ok(Some(Word { byte: byte[0], sender, descriptor }))
+}
+
+/// Hears words until the socket has closed, or until a time: `false` then. A payload that attached to its init could say
+/// words without end.
+pub(crate) fn hear_the_end(
+    control: &UnixStream,
+    until: Option<Instant>,
+    mut each: impl FnMut(Word),
+) -> io::Result<bool> {
+    while readable(control.as_fd(), until)? {
+        let Some(word) = hear(control)? else { return Ok(true) };
+        each(word);
+        if until.is_some_and(|until| until <= Instant::now()) {
+            break;
+        }
+    }
+    Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn words_without_end_do_not_keep_a_spawn_past_its_time() {
+        let (ours, mut theirs) = UnixStream::pair().expect("a pair of sockets");
+        let speaker = std::thread::spawn(move || while theirs.write_all(b"w").is_ok() {});
+        let mut heard = 0;
+        let closed = hear_the_end(&ours, Some(Instant::now() + Duration::from_millis(50)), |_| heard += 1);
+        assert!(!closed.expect("it can be read") && heard > 0);
+        drop(ours);
+        speaker.join().expect("it ends with the socket");
+    }
+
+    #[test]
+    fn a_socket_that_closes_is_heard() {
+        let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
+        drop(theirs);
+        assert!(hear_the_end(&ours, None, |_| {}).expect("it can be read"));
+    }
 }

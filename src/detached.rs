@@ -5,6 +5,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -16,11 +17,11 @@ use nix::sys::statfs::fstatfs;
 use nix::unistd::{UnlinkatFlags, mkfifoat, unlinkat};
 use palisade_cgroup::Cgroup;
 use palisade_ns::{AnyNs, Namespace};
-use palisade_procinfo::ProcRoot;
+use palisade_procinfo::{ProcRoot, Stat};
 use palisade_sys::{Fault, Outcome, Program, Step};
 
 use crate::child::poll_time;
-use crate::collector::{is_exiting, last_stat};
+use crate::collector::ends_as;
 use crate::command::Command;
 use crate::error::{Error, ErrorKind, Result};
 use crate::newborn::read_outcome;
@@ -326,6 +327,7 @@ impl Detached {
             Err(error) if error.errno() == Some(libc::ENXIO) => None,
             gate => Some(gate?),
         };
+        let waiting = self.stat();
         if let Some(gate) = gate {
             // Written where we read ourselves: should it end just now, a write for nobody would be a SIGPIPE.
             let mut both = own_file(&self.path, &self.dir, GATE, OFlag::O_RDWR)?;
@@ -351,22 +353,30 @@ impl Detached {
                 Step::Pause,
                 "the child did not come to its payload: it was killed from outside",
             )),
-            Outcome::Executing if self.was_filtered()? => Err(Error::new(
+            Outcome::Executing if self.was_killed(waiting.as_ref())? => Err(Error::new(
                 ErrorKind::SetupKilled,
                 Step::Exec,
-                "its filter kills who executes the payload",
+                "it was killed during its exec, or right after: by its filter, for want of memory, or from outside",
             )),
             _ => Ok(()),
         }
     }
 
-    /// Whether it was ended by a filter.
-    fn was_filtered(&self) -> Result<bool> {
-        // A process that is killed closes its descriptors some time before it has ended.
-        let exiting = self.id().and_then(last_stat).is_some_and(|stat| is_exiting(&stat));
-        let ended = self.has_ended(Some(Instant::now() + if exiting { PATIENCE } else { Duration::ZERO }))?;
+    /// What the kernel says of the payload's process, unless that is gone.
+    fn stat(&self) -> Option<Stat> {
+        let root = ProcRoot::host().ok()?;
+        root.process_of_pidfd(self.pidfd.as_ref()?).and_then(|process| process.stat()).ok()
+    }
+
+    /// Whether it was killed during its exec; `waiting` is what it was before. A process that is killed closes its
+    /// descriptors some time before it has ended, under the name that it had.
+    fn was_killed(&self, waiting: Option<&Stat>) -> Result<bool> {
+        if let Some(now) = self.stat() {
+            return Ok(waiting.is_some_and(|waiting| ends_as(&now, waiting.comm.as_bytes())));
+        }
+        let ended = self.has_ended(Some(Instant::now()))?;
         let status = self.pidfd.as_ref().filter(|_| ended).and_then(sys::kept_status);
-        Ok(status.map(ExitStatus::from_wait).is_some_and(|status| status.signal() == Some(libc::SIGSYS)))
+        Ok(status.map(ExitStatus::from_wait).is_some_and(|status| status.signal().is_some()))
     }
 
     /// Sends a signal to the payload; one that has ended gets none. Before the start it is kept until then, SIGKILL

@@ -21,6 +21,7 @@ use palisade_ns::{AnyNs, Join, Namespace, Namespaces};
 use palisade_procinfo::ProcRoot;
 use palisade_sys::{FD_CONTROL, FD_PASSED, Fd, Place, Program, Slot, Step};
 
+use crate::collector::is_exiting;
 use crate::error::{Error, ErrorKind, Result};
 use crate::newborn::Newborn;
 use crate::order::{Payload, parent_death};
@@ -214,20 +215,20 @@ impl Target {
 
     /// Whether the process has ended or is about to. (The first one of a pid namespace has not ended before all others
     /// in there were waited for.)
-    fn has_ended(&self) -> bool {
-        const PF_EXITING: u32 = 4;
+    pub(crate) fn has_ended(&self) -> bool {
         let mut fds = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
         let stat = || ProcRoot::host()?.process_of_pidfd(&self.pidfd)?.stat();
         poll(&mut fds, PollTimeout::ZERO).is_ok_and(|count| count > 0)
             || stat().map_or_else(
                 |error| error.kind() == palisade_procinfo::ErrorKind::Gone,
-                |stat| stat.flags & PF_EXITING != 0,
+                |stat| is_exiting(&stat),
             )
     }
 
     /// What failed because the sandbox has ended meanwhile says so.
     pub(crate) fn explain(&self, error: Error) -> Error {
-        let may_be = matches!(error.kind(), ErrorKind::Setup | ErrorKind::SetupKilled);
+        let may_be =
+            matches!(error.kind(), ErrorKind::Setup | ErrorKind::SetupKilled | ErrorKind::NotEnforced);
         if may_be && self.has_ended() { gone() } else { error }
     }
 }

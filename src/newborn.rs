@@ -6,16 +6,19 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use palisade_creds::PreparedMaps;
 use palisade_ns::Namespace;
 use palisade_procinfo::{ProcRoot, Process};
 use palisade_sys::{FD_CONTROL, Fd, HEADER_LEN, Image, Outcome, Program, Step};
 
+use crate::child::readable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::prologue::Prologue;
 use crate::spawner::{self, Bench, Thread};
 use crate::stage;
+use crate::standing::LAST_GRACE;
 use crate::stdio::Stdio;
 use crate::sys::{self, adopt, clone_child, send_signal, shared_image};
 
@@ -155,7 +158,15 @@ impl Drop for Newborn {
         // ESRCH: it has ended already. Then it is waited for; a killed set-up ends at once, and if the host program's
         // own `wait` or an ignored SIGCHLD has taken it (ECHILD), nothing is left to do.
         drop(send_signal(&pidfd, libc::SIGKILL));
-        drop(sys::wait(&pidfd, true, false));
+        if readable(pidfd.as_fd(), Some(Instant::now() + LAST_GRACE)).unwrap_or(true) {
+            drop(sys::wait(&pidfd, true, false));
+        } else {
+            // It hangs in the kernel, where no signal reaches: somebody else waits for that.
+            drop(spawner::start(Thread::Any, move |_| {
+                drop(sys::wait(&pidfd, true, false));
+                Ok(())
+            }));
+        }
     }
 }
 

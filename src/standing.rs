@@ -2,7 +2,6 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -13,8 +12,8 @@ use palisade_cgroup::OwnedCgroup;
 use palisade_sys::{Outcome, Step};
 
 use crate::child::{Live, readable};
-use crate::collector::{Collector, is_exiting, last_stat};
-use crate::control::{Word, go, hear, unheard};
+use crate::collector::{Collector, ends_as, last_stat};
+use crate::control::{Word, go, hear, hear_the_end, unheard};
 use crate::enforced::{Subjects, Verifier};
 use crate::enter::Target;
 use crate::error::{Error, ErrorKind, Result};
@@ -151,12 +150,9 @@ impl Standing {
 
     /// Whether the socket has closed, which it does when the payload is executed, or when the child ends.
     fn hear_the_end(&mut self, until: Option<Instant>) -> io::Result<bool> {
-        while readable(self.control.as_fd(), until)? {
-            let Some(word) = hear(&self.control)? else { return Ok(true) };
-            // A payload that attached to its init could send more.
+        hear_the_end(&self.control, until, |word| {
             self.terminal = self.terminal.take().or(word.descriptor.filter(|_| self.plan.terminal));
-        }
-        Ok(false)
+        })
     }
 
     /// What came of it, once the socket has closed.
@@ -205,8 +201,8 @@ impl Standing {
 pub(crate) fn over(limit: Duration, step: Step) -> Error {
     let new = Error::new(ErrorKind::SetupTimeout, step, format!("set-up did not end within {limit:?}"));
     new.with_hint(
-        "a path on a dead network mount, a frozen cgroup or an overloaded machine; \
-         SandboxBuilder::setup_timeout sets the time",
+        "a path on a dead network mount, a frozen cgroup, an overloaded machine, or a process that was forked meanwhile \
+         and executes nothing; SandboxBuilder::setup_timeout sets the time",
     )
 }
 
@@ -231,51 +227,57 @@ pub(crate) fn conclude(
     child: &Newborn,
     collector: Option<&Collector>,
 ) -> Result<()> {
-    match read_outcome(image)? {
-        Outcome::Failed(fault) => Err(plan.stage_error(fault)),
-        Outcome::Executed | Outcome::Ended(_) => Ok(()),
+    let outcome = read_outcome(image)?;
+    match outcome {
+        Outcome::Failed(fault) => return Err(plan.stage_error(fault)),
+        Outcome::Executed | Outcome::Ended(_) => return Ok(()),
         // Below an init, only that knows.
-        Outcome::Executing if !plan.init && !died_as_stage(child, name, collector) => Ok(()),
-        outcome => {
-            let begun = matches!(outcome, Outcome::Executing | Outcome::Lost(_));
-            let step = if begun { Step::Exec } else { Step::Stage };
-            let status = match (outcome, collector, &child.pidfd) {
-                (Outcome::Lost(status), ..) => Some(status),
-                (_, Some(collector), _) => collector.get(child.pid).waited.map(|(status, _)| status),
-                (_, None, Some(pidfd)) => {
-                    sys::wait(pidfd, true, true).ok().flatten().map(|waited| waited.status)
-                }
-                (_, None, None) => None,
-            };
-            let how = status.map_or("it ended".into(), |status| ExitStatus::from_raw(status).to_string());
-            let new = Error::new(
-                ErrorKind::SetupKilled,
-                step,
-                format!("the child did not come to its payload: {how}"),
-            );
-            let hint = match status.map(|status| status & 0x7f) {
-                Some(libc::SIGSYS) => "the seccomp filter kills execve: allow it",
-                Some(libc::SIGKILL) if plan.cgroup.is_some() => {
-                    "killed from outside, or the cgroup's memory.max is too small even to begin"
-                }
-                _ => "killed from outside, by the kernel for want of memory, or by a limit",
-            };
-            Err(new.with_hint(hint))
-        }
+        Outcome::Executing if !plan.init && !died_as_stage(child, name, collector)? => return Ok(()),
+        _ => {}
     }
+    let begun = matches!(outcome, Outcome::Executing | Outcome::Lost(_));
+    let step = if begun { Step::Exec } else { Step::Stage };
+    let ended = |pidfd: &OwnedFd| {
+        // It ends soon; what hangs in the kernel is not waited for here.
+        let ended = readable(pidfd.as_fd(), Some(Instant::now() + LAST_GRACE)).unwrap_or(false);
+        let waited = if ended { sys::wait(pidfd, false, true).ok().flatten() } else { None };
+        waited.map(|waited| waited.status).or_else(|| sys::kept_status(pidfd))
+    };
+    let status = match (outcome, collector, &child.pidfd) {
+        (Outcome::Lost(status), ..) => Some(status),
+        (_, Some(collector), _) => collector.get(child.pid).waited.map(|(status, _)| status),
+        (_, None, pidfd) => pidfd.as_ref().and_then(ended),
+    };
+    let how = status.map_or("it ended".into(), |status| ExitStatus::from_raw(status).to_string());
+    let what = format!("the child did not come to its payload: {how}");
+    let hint = match status.map(|status| status & 0x7f) {
+        Some(libc::SIGSYS) => "the seccomp filter kills execve: allow it",
+        Some(libc::SIGKILL) if plan.cgroup.is_some() => {
+            "killed from outside, or the cgroup's memory.max is too small even to begin"
+        }
+        _ => "killed from outside, by the kernel for want of memory, or by a limit",
+    };
+    Err(Error::new(ErrorKind::SetupKilled, step, what).with_hint(hint))
 }
 
 /// Whether the child was killed before its payload's image replaced the stage's: a process keeps the name that its last
 /// exec gave it, as a zombie too, and the name that the stage gave itself is one that no payload knows.
 ///
 /// Whether it has ended would be too late a question: a process that is killed closes its descriptors some time before.
-fn died_as_stage(child: &Newborn, name: &[u8; 15], collector: Option<&Collector>) -> bool {
-    let collected = || {
-        let collected = collector?.get(child.pid);
-        Some(collected.as_stage && collected.waited.is_some_and(|(status, _)| status & 0x7f != 0))
-    };
-    match last_stat(child.pid) {
-        Some(stat) => is_exiting(&stat) && stat.comm.as_bytes() == name,
-        None => collected().unwrap_or(false),
+///
+/// Somebody else's `wait` may have taken it meanwhile, or an ignored SIGCHLD: then the kernel's note of how it ended decides,
+/// and what died by a signal counts as killed. Before Linux 6.15 there is none.
+fn died_as_stage(child: &Newborn, name: &[u8; 15], collector: Option<&Collector>) -> Result<bool> {
+    let unread = |error| Error::call(Step::Exec, "read /proc/PID/stat", &error);
+    if let Some(stat) = last_stat(child.pid).map_err(unread)? {
+        return Ok(ends_as(&stat, name));
     }
+    let signaled = |status: i32| status & 0x7f != 0;
+    Ok(match collector {
+        Some(collector) => {
+            let collected = collector.get(child.pid);
+            collected.as_stage && collected.waited.is_some_and(|(status, _)| signaled(status))
+        }
+        None => child.pidfd.as_ref().and_then(sys::kept_status).is_some_and(signaled),
+    })
 }

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::time::{Duration, Instant};
 
 use palisade::{Child, Command, ErrorKind, ExitCause, Sandbox, Stdio};
-use palisade_testkit::{in_child, scaled, wait_until};
+use palisade_testkit::{in_child, scaled, skip, wait_until};
 
 #[path = "common/sys.rs"]
 mod common;
@@ -250,6 +250,41 @@ fn an_ignored_sigchld_loses_no_status() {
             }
         }
         assert!(sandbox().command("/no/such/program").output().is_err());
+    });
+}
+
+/// Nothing but its status tells then that a set-up was killed during its exec; what died by a signal counts as killed.
+#[test]
+fn a_killed_set_up_that_somebody_else_waited_for_is_no_payload() {
+    use nix::sys::signal::{SigHandler, Signal};
+    if !kernel_keeps_status() {
+        skip!("before Linux 6.15 nothing tells");
+    }
+    let mut command = sandbox().command("true");
+    command.env("PATH", "/nowhere:/bin").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut plan = command.plan().unwrap();
+    let stage = plan.programs_mut()[2].clone();
+    // The first candidate's exec fails, so the stage is in the state of executing; its filter kills it then.
+    let second = (0..stage.len()).rfind(|&index| stage.object(index) == Some("/bin/true")).unwrap();
+    plan.programs_mut()[2].inject(second, palisade_sys::Injected::Foreign);
+    let refused = |plan: &palisade::Plan| {
+        for _ in 0..30 {
+            let error = plan.clone().spawn().expect_err("a killed set-up");
+            assert_eq!(error.kind(), ErrorKind::SetupKilled, "{error}");
+            assert!(error.hint().is_some_and(|hint| hint.contains("seccomp")), "{error}");
+        }
+    };
+    in_child(|| {
+        common::set_handler(Signal::SIGCHLD, SigHandler::SigIgn);
+        refused(&plan);
+    });
+    in_child(|| {
+        std::thread::spawn(|| {
+            loop {
+                common::reap_any();
+            }
+        });
+        refused(&plan);
     });
 }
 

@@ -129,7 +129,12 @@ impl OwnNamespaces {
 
     fn entered(target: &Target) -> Result<Self> {
         let process = ProcRoot::host().and_then(|root| root.process_of_pidfd(&target.pidfd));
-        Self::of(process, "the namespaces of the living sandbox")
+        let found = Self::of(process, "the namespaces of the living sandbox")?;
+        // A zombie has none to show, which must not be taken for a kernel that shows none.
+        if target.has_ended() {
+            return Err(not_enforced("the sandbox that was entered has ended".into()));
+        }
+        Ok(found)
     }
 
     /// Kinds that the kernel does not have, or does not show to this reader, are left out.
