@@ -2,7 +2,7 @@
 //! package. Its bytes are included by `src/stage.rs`.
 
 use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 fn main() {
@@ -17,6 +17,16 @@ fn main() {
         std::fs::write(&out, b"").expect("OUT_DIR is writable");
         return;
     }
+    let script = "-Wl,--build-id=none,-T,stage/stage.ld";
+    // A linker that does not know such scripts (mold) lays the stage out in its own way: it runs as well, and takes some
+    // microseconds more.
+    let plain = "-Wl,-z,noseparate-code,--build-id=none";
+    let built = stage(&target, &out, script).output().is_ok_and(|done| done.status.success())
+        || stage(&target, &out, plain).status().is_ok_and(|status| status.success());
+    assert!(built, "the stage did not build: {:?}", stage(&target, &out, plain));
+}
+
+fn stage(target: &str, out: &Path, layout: &str) -> Command {
     let mut rustc = Command::new(env::var_os("RUSTC").expect("cargo sets RUSTC"));
     if let Some(linker) = env::var_os("RUSTC_LINKER") {
         let mut arg = std::ffi::OsString::from("linker=");
@@ -30,7 +40,7 @@ fn main() {
             "--crate-name=stage",
             "stage/main.rs",
             "--target",
-            &target,
+            target,
         ])
         .args([
             "-C",
@@ -47,10 +57,9 @@ fn main() {
         .args(["-C", "force-unwind-tables=no"])
         .args(["-A", "unreachable_pub", "-A", "dead_code", "-A", "unfulfilled_lint_expectations"])
         .arg("-o")
-        .arg(&out);
-    for arg in ["-nostdlib", "-nostartfiles", "-static", "-Wl,--build-id=none,-T,stage/stage.ld"] {
+        .arg(out);
+    for arg in ["-nostdlib", "-nostartfiles", "-static", layout] {
         rustc.arg("-C").arg(format!("link-arg={arg}"));
     }
-    let done = rustc.status().expect("the compiler of this build runs");
-    assert!(done.success(), "the stage did not build: {rustc:?}");
+    rustc
 }

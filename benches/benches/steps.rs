@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use palisade::cgroup::Cgroup;
 use palisade::{Command, Sandbox, Stdio};
 use palisade_benches::floor::Profile;
 use palisade_benches::profiles;
@@ -36,30 +37,45 @@ fn main() {
             profiles::floor(profile, root.path(), group.as_deref()),
             profiles::palisade(profile, root.path(), group.as_deref()),
         ) {
-            report(&name, rounds, &command, &mut || floor.run().expect("the floor runs"));
+            report(&name, rounds, &command, group.as_deref(), &mut || {
+                let took = timed(|| floor.run().expect("the floor runs"));
+                floor.clean().expect("its cgroup is empty");
+                took
+            });
         }
     }
     if wants("default") {
         let mut plain = std::process::Command::new(REAL);
         let mut command = Sandbox::new().expect("the secure default is possible here").command(REAL).clone();
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        report("default, beside std::process::Command", rounds, &command, &mut || {
-            assert!(plain.status().expect("it runs").success());
+        report("default, beside std::process::Command", rounds, &command, None, &mut || {
+            timed(|| assert!(plain.status().expect("it runs").success()))
         });
     }
 }
 
-fn report(name: &str, rounds: usize, command: &Command, beside: &mut dyn FnMut()) {
+fn timed(work: impl FnOnce()) -> Duration {
+    let start = Instant::now();
+    work();
+    start.elapsed()
+}
+
+/// `beside` tells how long its part took.
+fn report(
+    name: &str,
+    rounds: usize,
+    command: &Command,
+    group: Option<&Cgroup>,
+    beside: &mut dyn FnMut() -> Duration,
+) {
     let listener = Listener::default();
     let (mut raw, mut silent) = (Vec::new(), Vec::new());
     for round in 0..rounds + rounds / 10 {
-        let start = Instant::now();
-        beside();
-        let floor = start.elapsed();
-        let start = Instant::now();
-        assert!(command.status().expect("it runs").success());
-        let untold = start.elapsed();
+        let floor = beside();
+        let untold = timed(|| assert!(command.status().expect("it runs").success()));
+        profiles::settle(group);
         let told = tracing::subscriber::with_default(listener.clone(), || observed(&listener, command));
+        profiles::settle(group);
         // The first tenth warms up.
         if round >= rounds / 10 {
             raw.push(floor);

@@ -170,7 +170,15 @@ impl Floor {
         self.calls.len() + usize::from(self.maps)
     }
 
-    /// Spawns, and waits for the end.
+    /// Removes what [`run`](Self::run) leaves: its cgroup.
+    ///
+    /// # Errors
+    /// When it can't be removed.
+    pub fn clean(&self) -> io::Result<()> {
+        self.cgroup.as_ref().map_or(Ok(()), fs::remove_dir)
+    }
+
+    /// Spawns, and waits for the end; [`clean`](Self::clean) has to follow.
     ///
     /// # Errors
     /// When a call of the parent or of the child fails, with its number.
@@ -199,9 +207,6 @@ impl Floor {
             sys::open_gate(&gate);
         }
         let code = sys::wait(&pidfd)?;
-        if let Some(path) = &self.cgroup {
-            fs::remove_dir(path)?;
-        }
         outcome?;
         match code {
             0 => Ok(()),

@@ -99,3 +99,16 @@ pub fn group() -> Option<OwnedCgroup> {
     let group = Cgroup::delegated().and_then(|parent| parent.create_unique("palisade-bench", &Limits::new()));
     group.inspect_err(|error| println!("P6 is left out: {error}")).ok()
 }
+
+/// Waits until the library's thread has removed the cgroups of sandboxes that have ended, which is no part of a spawn.
+pub fn settle(group: Option<&Cgroup>) {
+    let Some(group) = group else { return };
+    let below = |path: &Path| -> Vec<_> {
+        let entries = fs::read_dir(path).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
+    };
+    // Leaves are in one group that the guard keeps.
+    while below(group.path()).iter().any(|kept| !below(kept).is_empty()) {
+        std::thread::yield_now();
+    }
+}
