@@ -44,7 +44,11 @@ pub(crate) fn in_view(root: &PreparedRoot, body: impl FnOnce()) {
 }
 
 /// Builds the view in this process.
+///
+/// # Panics
+/// In the mount namespace that the test was started in, where a program that fails halfway would leave its mounts.
 pub(crate) fn build(root: &PreparedRoot) -> Result<(), Explained> {
+    assert!(sys::is_apart(), "a view is built in a mount namespace of the test's own: unshare first");
     run(&root.program())?;
     run(&root.masks())
 }

@@ -14,7 +14,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use palisade_fsroot::PreparedRoot;
 use palisade_sys::{Fault, Image};
 
+/// # Panics
+/// In the mount namespace that the test was started in: a program that fails halfway would leave its mounts there.
 pub(crate) fn run(image: &mut Image) -> Result<(), Fault> {
+    assert!(
+        APART.load(Ordering::Relaxed),
+        "a view is built in a mount namespace of the test's own: unshare first"
+    );
     // SAFETY: run in a child process of the test, which exists to be changed by it.
     unsafe { image.run() }
 }
@@ -30,9 +36,20 @@ pub(crate) fn dup2(from: i32, to: i32) {
     assert_eq!(result, to, "dup2: {}", io::Error::last_os_error());
 }
 
+/// Whether this process, or the one that it was forked from, has left the machine's mount namespace.
+static APART: AtomicBool = AtomicBool::new(false);
+
+pub(crate) fn is_apart() -> bool {
+    APART.load(Ordering::Relaxed)
+}
+
 pub(crate) fn unshare(flags: i32) -> io::Result<()> {
     // SAFETY: namespaces only, of a single-threaded child.
-    if unsafe { libc::unshare(flags) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if unsafe { libc::unshare(flags) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    APART.fetch_or(flags & libc::CLONE_NEWNS != 0, Ordering::Relaxed);
+    Ok(())
 }
 
 pub(crate) fn umask(mask: u32) {
