@@ -182,7 +182,8 @@ impl Network {
     /// blocks mean pods, of which there are none here. Replies pass in any case, and so does the loopback.
     ///
     /// The rules stand in the sandbox's own namespace before its link comes up, out of reach of a payload without
-    /// capabilities; one that is given `CAP_NET_ADMIN` or `CAP_NET_RAW` could go around them, which is a conflict.
+    /// capabilities; one that is given `CAP_NET_ADMIN` or `CAP_NET_RAW` could go around them, which is a conflict, also
+    /// around those that [`user_mode`](Self::user_mode) has by itself.
     pub fn allow_egress(mut self, rule: impl Into<PolicyRule>) -> Self {
         self.egress.get_or_insert_default().push(rule.into());
         self
@@ -301,11 +302,14 @@ impl Network {
         }
         let around = [palisade_creds::Capability::NetAdmin, palisade_creds::Capability::NetRaw];
         let gainable = spec.capability_sets.map_or(spec.capabilities, |sets| sets.bounding | sets.permitted);
-        if self.egress.is_some() && around.into_iter().any(|c| gainable.contains(c)) {
-            add("a payload with CAP_NET_ADMIN or CAP_NET_RAW could go around what allow_egress denies".into());
+        // A user-mode network has rules whether some were given or not.
+        let ruled = self.egress.is_some() || matches!(self.mode, Mode::User(_));
+        if ruled && around.into_iter().any(|c| gainable.contains(c)) {
+            add("a payload with CAP_NET_ADMIN or CAP_NET_RAW could go around what the network's rules deny"
+                .into());
         }
-        if self.egress.is_some() && !spec.namespaces.contains(Namespace::User) && spec.privilege_escalation {
-            add("a payload that may gain privileges outside of a user namespace could go around what allow_egress denies".into());
+        if ruled && !spec.namespaces.contains(Namespace::User) && spec.privilege_escalation {
+            add("a payload that may gain privileges outside of a user namespace could go around what the network's rules deny".into());
         }
         let names = !self.hosts.is_empty() || !self.nameservers.is_empty();
         if matches!(spec.root, View::Shared) && (names || matches!(self.mode, Mode::User(_))) {

@@ -1,7 +1,7 @@
 //! What the host program does to a child's network before the child goes on, and what stays of it until the end.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 
 use palisade_net::nft::Table;
@@ -153,12 +153,12 @@ impl Wiring {
             }
             // What the host program itself listens on is not the world outside, nor is where clouds keep credentials.
             Kind::UserMode { egress: None, .. } => {
-                let block = |all: IpPrefix, link_local: IpPrefix| {
-                    let shut = own.iter().copied().chain(METADATA).filter(|addr| all.contains(*addr));
-                    IpBlock::new(all, shut.map(IpPrefix::host).chain([link_local])).map(Peer::Block)
+                let shut: Vec<IpPrefix> = SHUT.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
+                let shut = || shut.iter().copied().chain(own.iter().copied().map(IpPrefix::host));
+                let block = |all: IpPrefix| {
+                    IpBlock::new(all, shut().filter(|shut| all.covers(shut))).map(Peer::Block)
                 };
-                let v4 = block(IpPrefix::ALL_V4, IpPrefix::new([169, 254, 0, 0], 16)?)?;
-                let v6 = block(IpPrefix::ALL_V6, IpPrefix::new([0xfe80u16, 0, 0, 0, 0, 0, 0, 0], 10)?)?;
+                let (v4, v6) = (block(IpPrefix::ALL_V4)?, block(IpPrefix::ALL_V6)?);
                 vec![PolicyRule::everything().peer(v4).peer(v6)]
             }
         };
@@ -175,12 +175,18 @@ pub(super) fn table_of(rules: Vec<PolicyRule>) -> palisade_net::Result<Table> {
     cluster.pod_table("palisade-egress", "sandbox", "payload", &Options::new())
 }
 
-/// Where clouds keep credentials, beside the link-local addresses: Alibaba, Azure, Oracle, and Amazon by IPv6.
-const METADATA: [IpAddr; 4] = [
-    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
-    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
-    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
-    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+/// What no user-mode network leads to by default, beside the host's own addresses.
+const SHUT: [&str; 8] = [
+    // The loopback, should something send it elsewhere than to `lo`, which is not asked.
+    "127.0.0.0/8",
+    "::1/128",
+    "169.254.0.0/16",
+    "fe80::/10",
+    // Where clouds keep credentials: Alibaba, Azure, Oracle, and Amazon by IPv6.
+    "100.100.100.200/32",
+    "168.63.129.16/32",
+    "192.0.0.192/32",
+    "fd00:ec2::254/128",
 ];
 
 impl fmt::Display for Wiring {

@@ -1,0 +1,70 @@
+//! User-mode networks: what a specification may ask of them, and what a spawn would do. What they carry is in vm_user_mode.
+#![cfg(feature = "net")]
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use palisade::creds::{Capability, CapabilitySet, ThreadCapabilities};
+use palisade::{ErrorKind, Network, Sandbox, SandboxBuilder, UserModeProgram};
+use palisade_testkit::temp_dir;
+
+fn with(network: Network) -> SandboxBuilder {
+    Sandbox::builder().network(network)
+}
+
+/// A file that can be executed, with these lines of shell.
+fn script(dir: &Path, lines: &str) -> UserModeProgram {
+    let path = dir.join("pasta");
+    std::fs::write(&path, format!("#!/bin/sh\n{lines}\n")).unwrap();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    UserModeProgram::pasta().at(path)
+}
+
+/// What a spawn on it would do.
+fn plan(network: Network) -> String {
+    with(network).build().unwrap().command("/bin/true").plan().unwrap().to_string()
+}
+
+/// The rules that stand by default are rules, too: a payload that can reroute or send what it likes gets round them.
+#[test]
+fn powers_over_a_user_mode_network_are_a_conflict_without_rules_of_ones_own() {
+    let dir = temp_dir();
+    let network = || Network::user_mode_with(script(dir.path(), "exit 1"));
+    for capability in [Capability::NetAdmin, Capability::NetRaw] {
+        let set = CapabilitySet::EMPTY.with(capability);
+        let bounding = ThreadCapabilities { bounding: set, ..ThreadCapabilities::default() };
+        for builder in [with(network()).capabilities(set), with(network()).capability_sets(bounding)] {
+            let error = builder.build().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidSpec);
+            assert!(error.to_string().contains("could go around what the network's rules deny"), "{error}");
+        }
+    }
+    // Another power is none over the network.
+    with(network()).capabilities(CapabilitySet::EMPTY.with(Capability::Chown)).build().unwrap();
+}
+
+#[test]
+fn the_loopback_is_shut_on_other_interfaces_than_lo_by_default() {
+    let dir = temp_dir();
+    let plan = plan(Network::user_mode_with(script(dir.path(), "exit 1")));
+    for inside in ["127.0.0.1", "127.255.255.255", "::1"] {
+        assert!(!allowed(&plan, inside), "{inside}: {plan}");
+    }
+    for outside in ["126.255.255.255", "128.0.0.1", "192.0.2.9", "::2", "2001:db8::9"] {
+        assert!(allowed(&plan, outside), "{outside}: {plan}");
+    }
+    assert!(plan.contains("oifname \"lo\" accept"), "{plan}");
+}
+
+/// Whether a plan's rules have a destination among the blocks that they allow.
+fn allowed(plan: &str, addr: &str) -> bool {
+    let addr: IpAddr = addr.parse().unwrap();
+    let lines = plan.lines().filter(|line| line.contains("daddr {"));
+    let mut blocks = lines.flat_map(|line| line.split([' ', ','])).filter_map(|word| {
+        let (first, last) = word.split_once('-').unwrap_or((word, word));
+        Some((first.parse::<IpAddr>().ok()?, last.parse::<IpAddr>().ok()?))
+    });
+    // All of IPv4 is less than all of IPv6.
+    blocks.any(|(first, last)| first <= addr && addr <= last)
+}
