@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use palisade::creds::{Capability, CapabilitySet, ThreadCapabilities};
+use palisade::net::IpPrefix;
 use palisade::{ErrorKind, Network, Sandbox, SandboxBuilder, UserModeProgram};
 use palisade_testkit::temp_dir;
 
@@ -57,13 +58,35 @@ fn the_loopback_is_shut_on_other_interfaces_than_lo_by_default() {
     assert!(plan.contains("oifname \"lo\" accept"), "{plan}");
 }
 
+#[test]
+fn multicast_and_broadcast_are_shut_by_default() {
+    let dir = temp_dir();
+    let network = || Network::user_mode_with(script(dir.path(), "exit 1"));
+    let shut = ["224.0.0.251", "239.255.255.255", "255.255.255.255", "ff02::fb", "ff0e::1", "0.0.0.0", "::"];
+    let default = plan(network());
+    for addr in shut {
+        assert!(!allowed(&default, addr), "{addr}: {default}");
+    }
+    for addr in ["223.255.255.255", "240.0.0.1", "fec0::1"] {
+        assert!(allowed(&default, addr), "{addr}: {default}");
+    }
+    // What is named is open.
+    let group: IpPrefix = "239.1.2.0/24".parse().unwrap();
+    let named = plan(network().allow_egress(group));
+    assert!(named.contains("ip daddr { 239.1.2.0/24 }"), "{named}");
+    // Neighbours are found by multicast all the same: these go before the blocks are asked.
+    let at = |text: &str| default.find(text).unwrap();
+    assert!(at("nd-neighbor-solicit") < at("ip6 daddr {"), "{default}");
+}
+
 /// Whether a plan's rules have a destination among the blocks that they allow.
 fn allowed(plan: &str, addr: &str) -> bool {
     let addr: IpAddr = addr.parse().unwrap();
     let lines = plan.lines().filter(|line| line.contains("daddr {"));
     let mut blocks = lines.flat_map(|line| line.split([' ', ','])).filter_map(|word| {
+        let prefix = word.parse::<IpPrefix>().map(|prefix| (prefix.addr(), prefix.last()));
         let (first, last) = word.split_once('-').unwrap_or((word, word));
-        Some((first.parse::<IpAddr>().ok()?, last.parse::<IpAddr>().ok()?))
+        prefix.ok().or_else(|| Some((first.parse().ok()?, last.parse().ok()?)))
     });
     // All of IPv4 is less than all of IPv6.
     blocks.any(|(first, last)| first <= addr && addr <= last)

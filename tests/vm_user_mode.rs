@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
@@ -259,6 +259,37 @@ fn a_user_mode_network_leaves_as_the_host_programs_own() {
         assert_eq!(out, format!("192.0.2.1\n192.0.2.1\n{}nameserver 192.0.2.53", "shut\n".repeat(4)));
         let out = run(user_mode().deny_egress(), "", world);
         assert_eq!(out, format!("shut\nshut\n{resolvers}"));
+    });
+}
+
+/// pasta sends from a socket of the host, and what that sends to a group comes back to the members of the host itself.
+#[test]
+fn multicast_of_a_user_mode_network_does_not_come_to_the_hosts_listeners() {
+    each(&cases(), |program, _| {
+        let (v4, v6) = (Ipv4Addr::new(239, 1, 2, 3), Ipv6Addr::new(0xff0e, 0, 0, 0, 0, 0, 0, 0x123));
+        let (of_v4, of_v6) =
+            (UdpSocket::bind("0.0.0.0:7000").unwrap(), UdpSocket::bind("[::]:7001").unwrap());
+        of_v4.join_multicast_v4(&v4, &[192, 0, 2, 1].into()).unwrap();
+        let up0 = nix::net::if_::if_nametoindex("up0").unwrap();
+        of_v6.join_multicast_v6(&v6, up0).unwrap();
+        let listeners = [&of_v4, &of_v6];
+        listeners.iter().for_each(|listener| listener.set_read_timeout(Some(SHORT)).unwrap());
+        // The host hears itself, or nothing could be seen here.
+        UdpSocket::bind("192.0.2.1:0").unwrap().send_to(b"host", (v4, 7000)).unwrap();
+        UdpSocket::bind("[fd99::1]:0").unwrap().send_to(b"host", (v6, 7001)).unwrap();
+        let heard = |listener: &UdpSocket| {
+            let mut buf = [0; 8];
+            listener.recv(&mut buf).ok().map(|len| String::from_utf8_lossy(&buf[..len]).into_owned())
+        };
+        assert_eq!(listeners.map(heard), [Some("host".to_owned()), Some("host".to_owned())]);
+        let said = bash(
+            Network::user_mode_with(program.clone()),
+            "for to in 239.1.2.3/7000 ff0e::123/7001; do for n in 1 2 3; do echo inside >/dev/udp/$to; done; done; \
+             for n in {1..100}; do exec 3<>/dev/tcp/fd99::9/80 && break; sleep 0.1; done 2>/dev/null; cat <&3",
+        );
+        assert_eq!(listeners.map(heard), [None, None], "{said}");
+        // Neighbours are found: without, nothing of IPv6 would leave.
+        assert!(said.ends_with("fd99::1"), "{said}");
     });
 }
 

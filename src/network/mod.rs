@@ -121,8 +121,9 @@ impl Network {
     /// must be installed, `pasta` (package `passt`) or, where that is not, `slirp4netns`, on behalf of a tap device in the
     /// sandbox. Inside it is `tap0`, 10.0.2.100/24 and in fd00::/64; IPv6 leads out where the host has it. Names are
     /// resolved by the host's resolver unless [`nameserver`](Self::nameserver) gives another. The host's loopback is out of
-    /// reach, and unless [`allow_egress`](Self::allow_egress) says otherwise so are the host's own addresses and those at
-    /// which clouds keep credentials.
+    /// reach, and unless [`allow_egress`](Self::allow_egress) says otherwise so are the host's own addresses, multicast,
+    /// which would come back to the host's own listeners, and the addresses at which clouds keep credentials. With a rule of
+    /// one's own, that rule alone counts: `0.0.0.0/0` opens all of them.
     ///
     /// The program runs as the host program's user and ends with the payload or the host program. What it leaves open of
     /// the host is what [`publish`](Self::publish) names, which needs `pasta`. A payload without capabilities listens on ports

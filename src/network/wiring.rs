@@ -136,7 +136,8 @@ impl Wiring {
             (Some(rules), _) if rules.is_empty() => Some("nothing".to_owned()),
             (Some(rules), _) => Some(format!("what {} rules allow", rules.len())),
             (None, Kind::UserMode { .. }) => Some(
-                "not to the host, link-local addresses and those where clouds keep credentials".to_owned(),
+                "not to the host, link-local and multicast addresses and those where clouds keep credentials"
+                    .to_owned(),
             ),
             (None, Kind::Bridge { .. }) => None,
         };
@@ -176,10 +177,18 @@ pub(super) fn table_of(rules: Vec<PolicyRule>) -> palisade_net::Result<Table> {
 }
 
 /// What no user-mode network leads to by default, beside the host's own addresses.
-const SHUT: [&str; 8] = [
-    // The loopback, should something send it elsewhere than to `lo`, which is not asked.
+const SHUT: [&str; 14] = [
+    // The loopback, should something send it elsewhere than to `lo`, which is not asked. The address of no host means
+    // the own one to whoever connects to it, and an IPv4 address within IPv6 goes by other rules.
     "127.0.0.0/8",
     "::1/128",
+    "0.0.0.0/8",
+    "::/128",
+    "::ffff:0.0.0.0/96",
+    // To all who listen: a copy of what a socket of the host sends there comes back to the host.
+    "224.0.0.0/4",
+    "255.255.255.255/32",
+    "ff00::/8",
     "169.254.0.0/16",
     "fe80::/10",
     // Where clouds keep credentials: Alibaba, Azure, Oracle, and Amazon by IPv6.
@@ -251,14 +260,14 @@ pub(super) fn of_net(error: palisade_net::Error) -> Error {
     hint.iter().fold(new, |new, hint| new.with_hint_at_the_end(hint))
 }
 
-/// The addresses of the host program's own network.
+/// The addresses of the host program's own network, and those by which all of a network hear.
 fn own_addresses() -> Result<Vec<IpAddr>> {
     let all = nix::ifaddrs::getifaddrs()
         .map_err(|errno| Error::call(Step::Network, "getifaddrs", &errno.into()))?;
-    let addresses = all.filter_map(|interface| {
-        let address = interface.address?;
+    let addresses = all.flat_map(|interface| [interface.address, interface.broadcast]).flatten();
+    let ip = addresses.filter_map(|address| {
         let v4 = address.as_sockaddr_in().map(|v4| IpAddr::from(v4.ip()));
         v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::from(v6.ip())))
     });
-    Ok(addresses.collect())
+    Ok(ip.collect())
 }
