@@ -79,6 +79,31 @@ fn multicast_and_broadcast_are_shut_by_default() {
     assert!(at("nd-neighbor-solicit") < at("ip6 daddr {"), "{default}");
 }
 
+#[test]
+fn the_addresses_of_ipv6_where_clouds_keep_credentials_are_shut_by_default() {
+    let dir = temp_dir();
+    let plan = plan(Network::user_mode_with(script(dir.path(), "exit 1")));
+    for addr in [
+        "169.254.169.254",
+        "100.100.100.200",
+        "168.63.129.16",
+        "192.0.0.192",
+        "fd00:ec2::254",
+        "fd00:ec2::23",
+        "fd20:ce::254",
+        "fd00:c1::a9fe:a9fe",
+        "fd00:42::42",
+        "fd00:a9fe:a9fe::1",
+        "fd00:100::100:200",
+    ] {
+        assert!(!allowed(&plan, addr), "{addr}: {plan}");
+    }
+    // The resolver inside, and neighbours of the others.
+    for addr in ["fd00::3", "10.0.2.3", "fd00:ec3::254", "fd00:42::43", "100.100.100.201"] {
+        assert!(allowed(&plan, addr), "{addr}: {plan}");
+    }
+}
+
 /// Whether a plan's rules have a destination among the blocks that they allow.
 fn allowed(plan: &str, addr: &str) -> bool {
     let addr: IpAddr = addr.parse().unwrap();

@@ -177,7 +177,7 @@ pub(super) fn table_of(rules: Vec<PolicyRule>) -> palisade_net::Result<Table> {
 }
 
 /// What no user-mode network leads to by default, beside the host's own addresses.
-const SHUT: [&str; 14] = [
+const SHUT: [&str; 19] = [
     // The loopback, should something send it elsewhere than to `lo`, which is not asked. The address of no host means
     // the own one to whoever connects to it, and an IPv4 address within IPv6 goes by other rules.
     "127.0.0.0/8",
@@ -191,11 +191,17 @@ const SHUT: [&str; 14] = [
     "ff00::/8",
     "169.254.0.0/16",
     "fe80::/10",
-    // Where clouds keep credentials: Alibaba, Azure, Oracle, and Amazon by IPv6.
+    // Where clouds keep credentials, beside 169.254.0.0/16: Alibaba, Azure, Oracle; and by IPv6 Amazon, Google, Oracle,
+    // Scaleway, others that write 169.254.169.254 in it, and Alibaba.
     "100.100.100.200/32",
     "168.63.129.16/32",
     "192.0.0.192/32",
-    "fd00:ec2::254/128",
+    "fd00:ec2::/32",
+    "fd20:ce::254/128",
+    "fd00:c1::a9fe:a9fe/128",
+    "fd00:42::42/128",
+    "fd00:a9fe:a9fe::1/128",
+    "fd00:100::100:200/128",
 ];
 
 impl fmt::Display for Wiring {
