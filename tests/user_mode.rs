@@ -7,8 +7,9 @@ use std::path::Path;
 
 use palisade::creds::{Capability, CapabilitySet, ThreadCapabilities};
 use palisade::net::IpPrefix;
-use palisade::{ErrorKind, Network, Sandbox, SandboxBuilder, UserModeProgram};
-use palisade_testkit::temp_dir;
+use palisade::net::nft::Protocol;
+use palisade::{ErrorKind, Network, Sandbox, SandboxBuilder, Step, UserModeProgram};
+use palisade_testkit::{can_unshare_user, skip, temp_dir};
 
 fn with(network: Network) -> SandboxBuilder {
     Sandbox::builder().network(network)
@@ -102,6 +103,56 @@ fn the_addresses_of_ipv6_where_clouds_keep_credentials_are_shut_by_default() {
     for addr in ["fd00::3", "10.0.2.3", "fd00:ec3::254", "fd00:42::43", "100.100.100.201"] {
         assert!(allowed(&plan, addr), "{addr}: {plan}");
     }
+}
+
+/// pasta leads a port to one place inside, at whichever addresses it is published.
+#[test]
+fn a_port_at_two_addresses_with_different_ports_inside_is_a_conflict() {
+    let dir = temp_dir();
+    let pasta = || Network::user_mode_with(script(dir.path(), "exit 1"));
+    let (local, v6) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]));
+    let wrong = |network: Network| match with(network).build() {
+        Ok(_) => String::new(),
+        Err(error) => {
+            assert_eq!(error.kind(), ErrorKind::InvalidSpec);
+            error.to_string()
+        }
+    };
+    for (addr, protocol) in [(IpAddr::from([192, 0, 2, 1]), Protocol::TCP), (v6, Protocol::UDP)] {
+        let network = pasta().publish(protocol, 8080, 80).publish_at(addr, protocol, 8080, 81);
+        let said = wrong(network);
+        let parts = ["127.0.0.1/8080:80 and ", "/8080:81: a ", "leads to one port inside"];
+        assert!(parts.iter().all(|part| said.contains(part)), "{said}");
+        // Elsewhere, for another protocol, or to the same port there is room.
+        let network = pasta()
+            .publish(protocol, 8080, 80)
+            .publish_at(addr, protocol, 8080, 80)
+            .publish_at(addr, protocol, 8081, 81);
+        assert_eq!(wrong(network), "");
+    }
+    let both = pasta().publish(Protocol::TCP, 8080, 80).publish(Protocol::UDP, 8080, 81);
+    assert_eq!(wrong(both), "");
+    // Without an address it is 127.0.0.1.
+    let twice = pasta().publish(Protocol::TCP, 8080, 80).publish_at(local, Protocol::TCP, 8080, 80);
+    assert!(wrong(twice).contains("the same tcp port twice"));
+}
+
+/// As pasta of 2023 says it.
+#[test]
+fn a_pasta_that_publishes_at_one_address_alone_is_told() {
+    if !can_unshare_user() {
+        skip!("no user namespaces here", needs = "userns");
+    }
+    let dir = temp_dir();
+    let lines = "echo 'Overlapping port specifier ::1/8080:80' >&2; exit 1";
+    let network = Network::user_mode_with(script(dir.path(), lines))
+        .publish(Protocol::TCP, 8080, 80)
+        .publish_at([0, 0, 0, 0, 0, 0, 0, 1], Protocol::TCP, 8080, 80);
+    let error = with(network).build().unwrap().command("/bin/true").spawn().unwrap_err();
+    assert_eq!((error.kind(), error.step()), (ErrorKind::Setup, Step::Network), "{error}");
+    // Where there is no tun, that is said first.
+    let hint = error.hint().unwrap();
+    assert!(hint.contains("at one address alone") || hint.contains("/dev/net/tun"), "{error}");
 }
 
 /// Whether a plan's rules have a destination among the blocks that they allow.

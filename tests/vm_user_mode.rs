@@ -372,6 +372,41 @@ while True:
     peer.close()
 ";
 
+fn spawn(network: &Network) -> Result<Child, palisade::Error> {
+    let sandbox = with(network.clone()).build().unwrap();
+    let mut command = sandbox.command("/usr/bin/python3");
+    let mut child = command.args(["-c", SERVER]).stdout(Stdio::piped()).spawn()?;
+    let mut line = [0; 6];
+    child.stdout.take().unwrap().read_exact(&mut line).unwrap();
+    assert_eq!(&line, b"ready\n");
+    Ok(child)
+}
+
+/// What a version is known not to carry is refused, not lost.
+#[test]
+fn a_port_at_two_addresses_leads_inside_from_both_or_is_refused() {
+    let mut all = cases();
+    all.retain(|(_, program)| *program != UserModeProgram::slirp4netns());
+    each(&all, |program, _| {
+        let network = Network::user_mode_with(program.clone()).publish(Protocol::TCP, 8080, 8000).publish_at(
+            [0, 0, 0, 0, 0, 0, 0, 1],
+            Protocol::TCP,
+            8080,
+            8000,
+        );
+        match spawn(&network) {
+            Ok(mut child) => {
+                assert_eq!(["tcp 127.0.0.1:8080", "tcp [::1]:8080"].map(answers), [true; 2]);
+                end(&mut child);
+            }
+            Err(error) => {
+                assert_eq!((error.kind(), error.step()), (ErrorKind::Setup, Step::Network), "{error}");
+                assert!(error.hint().is_some_and(|hint| hint.contains("at one address alone")), "{error}");
+            }
+        }
+    });
+}
+
 #[test]
 fn ports_are_published_by_pasta_at_the_addresses_that_were_named() {
     let mut all = cases();
@@ -386,15 +421,6 @@ fn ports_are_published_by_pasta_at_the_addresses_that_were_named() {
             .publish_at([192, 0, 2, 1], Protocol::TCP, 8081, 8000)
             .publish(Protocol::UDP, 5353, 5300)
             .publish_at([192, 0, 2, 1], Protocol::UDP, 5354, 5300);
-        let spawn = |network: &Network| {
-            let sandbox = with(network.clone()).build().unwrap();
-            let mut command = sandbox.command("/usr/bin/python3");
-            let mut child = command.args(["-c", SERVER]).stdout(Stdio::piped()).spawn()?;
-            let mut line = [0; 6];
-            child.stdout.take().unwrap().read_exact(&mut line).unwrap();
-            assert_eq!(&line, b"ready\n");
-            Ok::<_, palisade::Error>(child)
-        };
         let all = [
             "tcp 127.0.0.1:8080",
             "tcp 192.0.2.1:8080",

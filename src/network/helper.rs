@@ -148,6 +148,9 @@ impl Started {
             Ok(_) if said.contains("nterface") => {
                 new.with_hint("pasta leaves by the interface with the default route: there must be one")
             }
+            Ok(_) if said.contains("Overlapping port") => {
+                new.with_hint("this pasta publishes a port at one address alone: install a newer passt")
+            }
             Ok(_) if said.contains("bind") || said.contains("listen") => {
                 new.with_hint("another program has a published port of the host, or it is below 1024")
             }

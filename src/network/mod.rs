@@ -164,7 +164,8 @@ impl Network {
     }
 
     /// With [`user_mode`](Self::user_mode): [`publish`](Self::publish) at this address of the host. `0.0.0.0` and `::` are
-    /// all of their family. A port below 1024 takes what the host asks for such a port: `CAP_NET_BIND_SERVICE`, or
+    /// all of their family. At whichever addresses, one port of a protocol leads to one port inside; `pasta` of 2023 has
+    /// it at one address alone, and with more the spawn fails. A port below 1024 takes what the host asks for such a port: `CAP_NET_BIND_SERVICE`, or
     /// `net.ipv4.ip_unprivileged_port_start`.
     pub fn publish_at(
         mut self,

@@ -236,9 +236,12 @@ impl fmt::Display for UserMode {
 }
 
 impl Published {
-    pub(super) fn for_pasta(&self) -> String {
-        let addr = self.addr.unwrap_or(Ipv4Addr::LOCALHOST.into());
-        format!("{addr}/{}:{}", self.outside, self.inside)
+    fn addr(&self) -> IpAddr {
+        self.addr.unwrap_or(Ipv4Addr::LOCALHOST.into())
+    }
+
+    fn for_pasta(&self) -> String {
+        format!("{}/{}:{}", self.addr(), self.outside, self.inside)
     }
 }
 
@@ -252,11 +255,19 @@ pub(super) fn check(publish: &[Published], add: &mut impl FnMut(String)) {
         if *outside == 0 || *inside == 0 {
             add(format!("publish {outside} to {inside}: ports are 1 to 65535"));
         }
-        let same = |other: &&Published| {
-            (other.protocol, other.addr, other.outside) == (*protocol, port.addr, *outside)
-        };
-        if publish[..n].iter().any(|other| same(&other)) {
-            add(format!("publish {outside}: the same {protocol} port twice"));
+        let before =
+            publish[..n].iter().filter(|other| (other.protocol, other.outside) == (*protocol, *outside));
+        for other in before {
+            if other.addr() == port.addr() {
+                add(format!("publish {outside}: the same {protocol} port twice"));
+            } else if other.inside != *inside {
+                // pasta has one table for all addresses: connections to one would end at the other's port.
+                let (first, second) = (other.for_pasta(), port.for_pasta());
+                add(format!(
+                    "publish {first} and {second}: a {protocol} port leads to one port inside, at every address; \
+                     publish another one"
+                ));
+            }
         }
     }
 }
