@@ -9,7 +9,7 @@ use palisade::creds::{Capability, CapabilitySet, ThreadCapabilities};
 use palisade::net::IpPrefix;
 use palisade::net::nft::Protocol;
 use palisade::{ErrorKind, Network, Sandbox, SandboxBuilder, Step, UserModeProgram};
-use palisade_testkit::{can_unshare_user, skip, temp_dir};
+use palisade_testkit::{can_unshare_user, is_root, skip, temp_dir};
 
 fn with(network: Network) -> SandboxBuilder {
     Sandbox::builder().network(network)
@@ -153,6 +153,46 @@ fn a_pasta_that_publishes_at_one_address_alone_is_told() {
     // Where there is no tun, that is said first.
     let hint = error.hint().unwrap();
     assert!(hint.contains("at one address alone") || hint.contains("/dev/net/tun"), "{error}");
+}
+
+/// What a further run of this binary says, with a search path of its own.
+fn run_again(test: &str, path: &Path) -> String {
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", test, "--ignored", "--nocapture"]).env("PATH", path);
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    said
+}
+
+/// Root's PATH may have directories of others, whose program would run as root. Run by descriptor, a script is as well.
+#[test]
+fn root_runs_no_user_mode_program_that_others_can_change() {
+    if !is_root() {
+        skip!("needs root: who searches for programs of root alone", needs = "root");
+    }
+    let dir = temp_dir();
+    script(dir.path(), "echo the words of the first >&2; exit 1");
+    let spawned = || run_again("inner_spawn_by_pasta_of_path", dir.path());
+    assert!(spawned().contains("the words of the first"));
+    let mode = |mode| {
+        std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    };
+    mode(0o777);
+    let said = spawned();
+    assert!(!said.contains("the words of the first"), "{said}");
+    mode(0o755);
+    std::os::unix::fs::chown(dir.path().join("pasta"), Some(59_000), None).unwrap();
+    let said = spawned();
+    assert!(!said.contains("the words of the first"), "{said}");
+}
+
+#[test]
+#[ignore = "run by the test above, with a PATH of its own"]
+fn inner_spawn_by_pasta_of_path() {
+    let network = Network::user_mode_with(UserModeProgram::pasta());
+    let said = with(network).build().and_then(|sandbox| sandbox.command("/bin/true").spawn());
+    println!("{:?}", said.map(drop).map_err(|error| error.to_string()));
 }
 
 /// Whether a plan's rules have a destination among the blocks that they allow.

@@ -354,6 +354,30 @@ fn a_user_mode_networks_helper_ends_with_payload_and_host_program() {
     });
 }
 
+/// What a helper is given has the lowest numbers.
+#[test]
+fn a_user_mode_network_starts_where_few_files_may_be_open() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    each(&cases(), |program, _| {
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, 61, hard).unwrap();
+        // The default view takes more while it is made.
+        let dir = temp_dir();
+        for made in ["etc", "usr", "proc", "dev", "tmp"] {
+            std::fs::create_dir(dir.path().join(made)).unwrap();
+        }
+        for link in ["bin", "lib", "lib64"] {
+            std::os::unix::fs::symlink(format!("usr/{link}"), dir.path().join(link)).unwrap();
+        }
+        for file in ["hosts", "resolv.conf"] {
+            std::fs::write(dir.path().join("etc").join(file), "").unwrap();
+        }
+        let network = Network::user_mode_with(program.clone());
+        let sandbox = Sandbox::builder().rootfs(dir.path()).bind_ro("/usr", "/usr").network(network).build();
+        assert!(sandbox.unwrap().command("/bin/true").status().unwrap().success());
+    });
+}
+
 /// A payload that serves: TCP at 8000, UDP at 5300.
 const SERVER: &str = "
 import socket, threading
