@@ -123,9 +123,11 @@ impl Network {
     /// resolved by the host's resolver unless [`nameserver`](Self::nameserver) gives another. The host's loopback is out of
     /// reach, and unless [`allow_egress`](Self::allow_egress) says otherwise so are the host's own addresses, multicast,
     /// which would come back to the host's own listeners, and the addresses at which clouds keep credentials. With a rule of
-    /// one's own, that rule alone counts: `0.0.0.0/0` opens all of them.
+    /// one's own, that rule alone counts: `0.0.0.0/0` opens all of them. The host's own addresses are those that it has at the
+    /// moment of the spawn: one that comes later is reached as any other.
     ///
-    /// The program runs as the host program's user and ends with the payload or the host program. What it leaves open of
+    /// The program runs as the host program's user and ends with the payload or the host program. It is in the host program's
+    /// cgroup: the CPU time and memory that it takes for the payload's traffic are not within the payload's limits. What it leaves open of
     /// the host is what [`publish`](Self::publish) names, which needs `pasta`. A payload without capabilities listens on ports
     /// below 1024 where [`sysctl`](crate::SandboxBuilder::sysctl)`("net.ipv4.ip_unprivileged_port_start", "0")` allows it.
     ///
