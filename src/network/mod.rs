@@ -127,12 +127,13 @@ impl Network {
     /// moment of the spawn: one that comes later is reached as any other.
     ///
     /// The program runs as the host program's user and ends with the payload or the host program. It is in the host program's
-    /// cgroup: the CPU time and memory that it takes for the payload's traffic are not within the payload's limits. What it leaves open of
-    /// the host is what [`publish`](Self::publish) names, which needs `pasta`. A payload without capabilities listens on ports
-    /// below 1024 where [`sysctl`](crate::SandboxBuilder::sysctl)`("net.ipv4.ip_unprivileged_port_start", "0")` allows it.
+    /// cgroup: the CPU time and memory that it takes for the payload's traffic are not within the payload's limits. What it
+    /// leaves open of the host is what [`publish`](Self::publish) names, which needs `pasta`. A payload without capabilities
+    /// listens on ports below 1024 where [`sysctl`](crate::SandboxBuilder::sysctl)`("net.ipv4.ip_unprivileged_port_start", "0")` allows it.
     ///
     /// Needs `/dev/net/tun` to be open to the host program's user; `pasta` before 2025 needs a default route. A program that
-    /// is missing is an error of [`build`](crate::SandboxBuilder::build); one that fails, or does not say within 20 seconds
+    /// is missing, or a payload's capability that could go around the rules (`CAP_NET_ADMIN`, `CAP_NET_RAW`), is an error of
+    /// [`build`](crate::SandboxBuilder::build); one that fails, or does not say within 20 seconds
     /// that the link is up, is one of the spawn.
     #[doc(alias = "pasta", alias = "slirp4netns")]
     pub fn user_mode() -> Self {
