@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
@@ -262,6 +262,37 @@ fn a_user_mode_network_leaves_as_the_host_programs_own() {
     });
 }
 
+/// pasta sends from a socket of the host, and what that sends to a group comes back to the members of the host itself.
+#[test]
+fn multicast_of_a_user_mode_network_does_not_come_to_the_hosts_listeners() {
+    each(&cases(), |program, _| {
+        let (v4, v6) = (Ipv4Addr::new(239, 1, 2, 3), Ipv6Addr::new(0xff0e, 0, 0, 0, 0, 0, 0, 0x123));
+        let (of_v4, of_v6) =
+            (UdpSocket::bind("0.0.0.0:7000").unwrap(), UdpSocket::bind("[::]:7001").unwrap());
+        of_v4.join_multicast_v4(&v4, &[192, 0, 2, 1].into()).unwrap();
+        let up0 = nix::net::if_::if_nametoindex("up0").unwrap();
+        of_v6.join_multicast_v6(&v6, up0).unwrap();
+        let listeners = [&of_v4, &of_v6];
+        listeners.iter().for_each(|listener| listener.set_read_timeout(Some(SHORT)).unwrap());
+        // The host hears itself, or nothing could be seen here.
+        UdpSocket::bind("192.0.2.1:0").unwrap().send_to(b"host", (v4, 7000)).unwrap();
+        UdpSocket::bind("[fd99::1]:0").unwrap().send_to(b"host", (v6, 7001)).unwrap();
+        let heard = |listener: &UdpSocket| {
+            let mut buf = [0; 8];
+            listener.recv(&mut buf).ok().map(|len| String::from_utf8_lossy(&buf[..len]).into_owned())
+        };
+        assert_eq!(listeners.map(heard), [Some("host".to_owned()), Some("host".to_owned())]);
+        let said = bash(
+            Network::user_mode_with(program.clone()),
+            "for to in 239.1.2.3/7000 ff0e::123/7001; do for n in 1 2 3; do echo inside >/dev/udp/$to; done; done; \
+             for n in {1..100}; do exec 3<>/dev/tcp/fd99::9/80 && break; sleep 0.1; done 2>/dev/null; cat <&3",
+        );
+        assert_eq!(listeners.map(heard), [None, None], "{said}");
+        // Neighbours are found: without, nothing of IPv6 would leave.
+        assert!(said.ends_with("fd99::1"), "{said}");
+    });
+}
+
 #[test]
 fn the_hosts_resolver_answers_in_a_user_mode_network() {
     each(&cases(), |program, _| {
@@ -323,6 +354,30 @@ fn a_user_mode_networks_helper_ends_with_payload_and_host_program() {
     });
 }
 
+/// What a helper is given has the lowest numbers.
+#[test]
+fn a_user_mode_network_starts_where_few_files_may_be_open() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    each(&cases(), |program, _| {
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, 61, hard).unwrap();
+        // The default view takes more while it is made.
+        let dir = temp_dir();
+        for made in ["etc", "usr", "proc", "dev", "tmp"] {
+            std::fs::create_dir(dir.path().join(made)).unwrap();
+        }
+        for link in ["bin", "lib", "lib64"] {
+            std::os::unix::fs::symlink(format!("usr/{link}"), dir.path().join(link)).unwrap();
+        }
+        for file in ["hosts", "resolv.conf"] {
+            std::fs::write(dir.path().join("etc").join(file), "").unwrap();
+        }
+        let network = Network::user_mode_with(program.clone());
+        let sandbox = Sandbox::builder().rootfs(dir.path()).bind_ro("/usr", "/usr").network(network).build();
+        assert!(sandbox.unwrap().command("/bin/true").status().unwrap().success());
+    });
+}
+
 /// A payload that serves: TCP at 8000, UDP at 5300.
 const SERVER: &str = "
 import socket, threading
@@ -341,6 +396,41 @@ while True:
     peer.close()
 ";
 
+fn spawn(network: &Network) -> Result<Child, palisade::Error> {
+    let sandbox = with(network.clone()).build().unwrap();
+    let mut command = sandbox.command("/usr/bin/python3");
+    let mut child = command.args(["-c", SERVER]).stdout(Stdio::piped()).spawn()?;
+    let mut line = [0; 6];
+    child.stdout.take().unwrap().read_exact(&mut line).unwrap();
+    assert_eq!(&line, b"ready\n");
+    Ok(child)
+}
+
+/// What a version is known not to carry is refused, not lost.
+#[test]
+fn a_port_at_two_addresses_leads_inside_from_both_or_is_refused() {
+    let mut all = cases();
+    all.retain(|(_, program)| *program != UserModeProgram::slirp4netns());
+    each(&all, |program, _| {
+        let network = Network::user_mode_with(program.clone()).publish(Protocol::TCP, 8080, 8000).publish_at(
+            [0, 0, 0, 0, 0, 0, 0, 1],
+            Protocol::TCP,
+            8080,
+            8000,
+        );
+        match spawn(&network) {
+            Ok(mut child) => {
+                assert_eq!(["tcp 127.0.0.1:8080", "tcp [::1]:8080"].map(answers), [true; 2]);
+                end(&mut child);
+            }
+            Err(error) => {
+                assert_eq!((error.kind(), error.step()), (ErrorKind::Setup, Step::Network), "{error}");
+                assert!(error.hint().is_some_and(|hint| hint.contains("at one address alone")), "{error}");
+            }
+        }
+    });
+}
+
 #[test]
 fn ports_are_published_by_pasta_at_the_addresses_that_were_named() {
     let mut all = cases();
@@ -355,15 +445,6 @@ fn ports_are_published_by_pasta_at_the_addresses_that_were_named() {
             .publish_at([192, 0, 2, 1], Protocol::TCP, 8081, 8000)
             .publish(Protocol::UDP, 5353, 5300)
             .publish_at([192, 0, 2, 1], Protocol::UDP, 5354, 5300);
-        let spawn = |network: &Network| {
-            let sandbox = with(network.clone()).build().unwrap();
-            let mut command = sandbox.command("/usr/bin/python3");
-            let mut child = command.args(["-c", SERVER]).stdout(Stdio::piped()).spawn()?;
-            let mut line = [0; 6];
-            child.stdout.take().unwrap().read_exact(&mut line).unwrap();
-            assert_eq!(&line, b"ready\n");
-            Ok::<_, palisade::Error>(child)
-        };
         let all = [
             "tcp 127.0.0.1:8080",
             "tcp 192.0.2.1:8080",

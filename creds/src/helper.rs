@@ -51,32 +51,16 @@ impl Helper {
         Self::find_in(tool, std::env::split_paths(&path).chain(std::env::split_paths(CUSTOMARY)))
     }
 
-    /// Looks through the absolute ones of these directories. A directory or a program that somebody but root can
-    /// write to is passed over.
     fn find_in(tool: Tool, directories: impl Iterator<Item = PathBuf>) -> Result<Self> {
-        let mut passed_over = None;
-        for directory in directories.filter(|directory| directory.is_absolute()) {
-            let path = directory.join(tool.to_string());
-            let Ok(program) = std::fs::OpenOptions::new()
-                .read(true)
-                .custom_flags(libc::O_PATH | libc::O_CLOEXEC)
-                .open(&path)
-            else {
-                continue;
-            };
-            match trusted(&directory, &program) {
-                Ok(true) => return Ok(Self { tool, path, program: Arc::new(program) }),
-                Ok(false) => passed_over = passed_over.or(Some(path)),
-                Err(error) => return Err(Error::io(&error, format!("look at {}", path.display()))),
-            }
-        }
-        Err(match passed_over {
-            Some(path) => Error::new(
+        let roots = |owner| owner == 0;
+        Err(match find_trusted(&tool.to_string(), directories, roots)? {
+            Search::Found(path, program) => return Ok(Self { tool, path, program: Arc::new(program) }),
+            Search::PassedOver(path) => Error::new(
                 ErrorKind::NotTrusted,
                 format!("{} is no program that only root can change", path.display()),
             )
             .hint_is("install the package uidmap (shadow-utils, shadow) and keep its directory root's"),
-            None => Error::new(ErrorKind::HelperMissing, format!("{tool} is not installed")).hint_is(
+            Search::Missing => Error::new(ErrorKind::HelperMissing, format!("{tool} is not installed")).hint_is(
                 "install the package uidmap (shadow-utils, shadow on other systems), or map the own id alone",
             ),
         })
@@ -143,11 +127,55 @@ fn high(fd: impl AsFd) -> Result<OwnedFd> {
         .map(sys::own)
 }
 
-/// Whether directory and program can be changed by root only, and the program is an executable file.
-fn trusted(directory: &Path, program: &File) -> std::io::Result<bool> {
+/// Where a search for a program ended.
+#[derive(Debug)]
+pub enum Search {
+    /// Its path, and the file by an `O_PATH` descriptor, which stays the one that was checked.
+    Found(PathBuf, File),
+    /// There is one, the first of which is this, but none to be trusted.
+    PassedOver(PathBuf),
+    /// There is none.
+    Missing,
+}
+
+/// Looks for a program in the absolute ones of these directories. A directory or a program that somebody else can write to
+/// than owners that are trusted is passed over.
+///
+/// # Errors
+/// [`ErrorKind::System`] where it can't be found out to whom a program that is there belongs.
+pub fn find_trusted(
+    name: &str,
+    directories: impl Iterator<Item = PathBuf>,
+    owner: impl Fn(u32) -> bool,
+) -> Result<Search> {
+    let mut passed_over = None;
+    for directory in directories.filter(|directory| directory.is_absolute()) {
+        let path = directory.join(name);
+        let Ok(program) =
+            std::fs::OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_CLOEXEC).open(&path)
+        else {
+            continue;
+        };
+        match trusted(&directory, &program, &owner) {
+            Ok(true) => return Ok(Search::Found(path, program)),
+            Ok(false) => passed_over = passed_over.or(Some(path)),
+            Err(error) => return Err(Error::io(&error, format!("look at {}", path.display()))),
+        }
+    }
+    Ok(passed_over.map_or(Search::Missing, Search::PassedOver))
+}
+
+/// Whether directory and program can be changed by these owners only, and the program is an executable file.
+fn trusted(directory: &Path, program: &File, owner: impl Fn(u32) -> bool) -> std::io::Result<bool> {
     let (directory, program) = (std::fs::metadata(directory)?, program.metadata()?);
-    let roots_alone = |file: &std::fs::Metadata| file.uid() == 0 && file.mode() & 0o022 == 0;
-    Ok(roots_alone(&directory) && roots_alone(&program) && program.is_file() && program.mode() & 0o111 != 0)
+    let theirs_alone = |file: &std::fs::Metadata| owner(file.uid()) && file.mode() & 0o022 == 0;
+    Ok(theirs_alone(&directory) && theirs_alone(&program) && program.is_file() && program.mode() & 0o111 != 0)
+}
+
+/// Whether this process has more power than who started it may have, so that what that one says, as in `PATH`, is not to be
+/// followed blindly: it is root, or was made more by an exec (`AT_SECURE`).
+pub fn has_more_power_than_its_environment() -> bool {
+    sys::geteuid() == Some(crate::Uid::ROOT) || sys::is_secure()
 }
 
 #[cfg(test)]

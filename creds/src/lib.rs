@@ -31,6 +31,8 @@ pub use credentials::{Credentials, Ids};
 pub use error::{Error, ErrorKind, Result};
 pub use exec::ExecFile;
 pub use file_caps::FileCapabilities;
+#[doc(hidden)]
+pub use helper::{Search, find_trusted, has_more_power_than_its_environment};
 pub use id::{Gid, Id, Uid};
 pub use id_map::{IdMap, IdRange};
 pub use identity::{Identity, first_identity};

@@ -40,6 +40,12 @@ pub(crate) fn getegid() -> Option<Gid> {
     Gid::new(unsafe { libc::getegid() })
 }
 
+/// Whether the exec of this program gave it power: set-user-ID, set-group-ID or file capabilities.
+pub(crate) fn is_secure() -> bool {
+    // SAFETY: takes a number, changes nothing.
+    (unsafe { libc::getauxval(libc::AT_SECURE) }) != 0
+}
+
 /// The calling thread's user ids.
 pub(crate) fn getresuid() -> Result<Ids<Uid>, Errno> {
     let [mut real, mut effective, mut saved] = [0; 3];

@@ -14,7 +14,7 @@ use nix::unistd::pipe2;
 use palisade_sys::{FD_PASSED, Fd, Place, Step};
 
 use super::recruit::Recruit;
-use super::user_mode::UserMode;
+use super::user_mode::{FD_CHECKED, FD_PROGRAM, UserMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guard;
 use crate::order::SETTABLE_SIGNALS;
@@ -91,7 +91,11 @@ impl Started {
         let path = text(program.path.as_os_str().as_bytes())?;
         let arguments: Vec<CString> =
             arguments.iter().map(|argument| text(argument.as_bytes())).collect::<Result<_>>()?;
-        let recruit = Recruit::new(&[theirs, complaints], bench, |p| {
+        let mut passed = vec![theirs, complaints];
+        if let Some(file) = &program.checked {
+            passed.push(file.try_clone().map_err(failed("fcntl(F_DUPFD_CLOEXEC)"))?.into());
+        }
+        let recruit = Recruit::new(&passed, bench, |p| {
             for (n, target) in (FD_PASSED..).zip([ready_at, libc::STDERR_FILENO]) {
                 p.dup3(Fd::number(n), target, false);
             }
@@ -100,7 +104,12 @@ impl Started {
             p.set_signal_mask(0);
             let argv: Vec<Place> = [&path].into_iter().chain(&arguments).map(|text| p.text(text)).collect();
             let (argv, envp) = (p.addresses(&argv, true), p.addresses(&[], true));
-            p.execve(&path, argv, envp);
+            if program.checked.is_some() {
+                p.dup3(Fd::number(FD_CHECKED), FD_PROGRAM, false);
+                p.execveat(Fd::number(FD_PROGRAM), argv, envp);
+            } else {
+                p.execve(&path, argv, envp);
+            }
         })?;
         guard::end_with(recruit.pidfd(), &[child], bench)?;
         Ok(Self { helper: Helper { pidfd: recruit.go()? }, ready: ready.into(), words: words.into() })
@@ -147,6 +156,9 @@ impl Started {
             // How the versions of pasta say it.
             Ok(_) if said.contains("nterface") => {
                 new.with_hint("pasta leaves by the interface with the default route: there must be one")
+            }
+            Ok(_) if said.contains("Overlapping port") => {
+                new.with_hint("this pasta publishes a port at one address alone: install a newer passt")
             }
             Ok(_) if said.contains("bind") || said.contains("listen") => {
                 new.with_hint("another program has a published port of the host, or it is below 1024")

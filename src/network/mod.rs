@@ -121,15 +121,19 @@ impl Network {
     /// must be installed, `pasta` (package `passt`) or, where that is not, `slirp4netns`, on behalf of a tap device in the
     /// sandbox. Inside it is `tap0`, 10.0.2.100/24 and in fd00::/64; IPv6 leads out where the host has it. Names are
     /// resolved by the host's resolver unless [`nameserver`](Self::nameserver) gives another. The host's loopback is out of
-    /// reach, and unless [`allow_egress`](Self::allow_egress) says otherwise so are the host's own addresses and those at
-    /// which clouds keep credentials.
+    /// reach, and unless [`allow_egress`](Self::allow_egress) says otherwise so are the host's own addresses, multicast,
+    /// which would come back to the host's own listeners, and the addresses at which clouds keep credentials. With a rule of
+    /// one's own, that rule alone counts: `0.0.0.0/0` opens all of them. The host's own addresses are those that it has at the
+    /// moment of the spawn: one that comes later is reached as any other.
     ///
-    /// The program runs as the host program's user and ends with the payload or the host program. What it leaves open of
-    /// the host is what [`publish`](Self::publish) names, which needs `pasta`. A payload without capabilities listens on ports
-    /// below 1024 where [`sysctl`](crate::SandboxBuilder::sysctl)`("net.ipv4.ip_unprivileged_port_start", "0")` allows it.
+    /// The program runs as the host program's user and ends with the payload or the host program. It is in the host program's
+    /// cgroup: the CPU time and memory that it takes for the payload's traffic are not within the payload's limits. What it
+    /// leaves open of the host is what [`publish`](Self::publish) names, which needs `pasta`. A payload without capabilities
+    /// listens on ports below 1024 where [`sysctl`](crate::SandboxBuilder::sysctl)`("net.ipv4.ip_unprivileged_port_start", "0")` allows it.
     ///
     /// Needs `/dev/net/tun` to be open to the host program's user; `pasta` before 2025 needs a default route. A program that
-    /// is missing is an error of [`build`](crate::SandboxBuilder::build); one that fails, or does not say within 20 seconds
+    /// is missing, or a payload's capability that could go around the rules (`CAP_NET_ADMIN`, `CAP_NET_RAW`), is an error of
+    /// [`build`](crate::SandboxBuilder::build); one that fails, or does not say within 20 seconds
     /// that the link is up, is one of the spawn.
     #[doc(alias = "pasta", alias = "slirp4netns")]
     pub fn user_mode() -> Self {
@@ -163,7 +167,8 @@ impl Network {
     }
 
     /// With [`user_mode`](Self::user_mode): [`publish`](Self::publish) at this address of the host. `0.0.0.0` and `::` are
-    /// all of their family. A port below 1024 takes what the host asks for such a port: `CAP_NET_BIND_SERVICE`, or
+    /// all of their family. At whichever addresses, one port of a protocol leads to one port inside; `pasta` of 2023 has
+    /// it at one address alone, and with more the spawn fails. A port below 1024 takes what the host asks for such a port: `CAP_NET_BIND_SERVICE`, or
     /// `net.ipv4.ip_unprivileged_port_start`.
     pub fn publish_at(
         mut self,
@@ -182,7 +187,8 @@ impl Network {
     /// blocks mean pods, of which there are none here. Replies pass in any case, and so does the loopback.
     ///
     /// The rules stand in the sandbox's own namespace before its link comes up, out of reach of a payload without
-    /// capabilities; one that is given `CAP_NET_ADMIN` or `CAP_NET_RAW` could go around them, which is a conflict.
+    /// capabilities; one that is given `CAP_NET_ADMIN` or `CAP_NET_RAW` could go around them, which is a conflict, also
+    /// around those that [`user_mode`](Self::user_mode) has by itself.
     pub fn allow_egress(mut self, rule: impl Into<PolicyRule>) -> Self {
         self.egress.get_or_insert_default().push(rule.into());
         self
@@ -301,11 +307,14 @@ impl Network {
         }
         let around = [palisade_creds::Capability::NetAdmin, palisade_creds::Capability::NetRaw];
         let gainable = spec.capability_sets.map_or(spec.capabilities, |sets| sets.bounding | sets.permitted);
-        if self.egress.is_some() && around.into_iter().any(|c| gainable.contains(c)) {
-            add("a payload with CAP_NET_ADMIN or CAP_NET_RAW could go around what allow_egress denies".into());
+        // A user-mode network has rules whether some were given or not.
+        let ruled = self.egress.is_some() || matches!(self.mode, Mode::User(_));
+        if ruled && around.into_iter().any(|c| gainable.contains(c)) {
+            add("a payload with CAP_NET_ADMIN or CAP_NET_RAW could go around what the network's rules deny"
+                .into());
         }
-        if self.egress.is_some() && !spec.namespaces.contains(Namespace::User) && spec.privilege_escalation {
-            add("a payload that may gain privileges outside of a user namespace could go around what allow_egress denies".into());
+        if ruled && !spec.namespaces.contains(Namespace::User) && spec.privilege_escalation {
+            add("a payload that may gain privileges outside of a user namespace could go around what the network's rules deny".into());
         }
         let names = !self.hosts.is_empty() || !self.nameservers.is_empty();
         if matches!(spec.root, View::Shared) && (names || matches!(self.mode, Mode::User(_))) {

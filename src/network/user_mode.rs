@@ -2,12 +2,15 @@
 //! program's own.
 
 use std::fmt;
+use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use palisade_creds::{IdMap, Search, Uid, find_trusted, has_more_power_than_its_environment};
 use palisade_net::nft::Protocol;
-use palisade_sys::Step;
+use palisade_sys::{FD_PASSED, Step};
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -44,7 +47,10 @@ impl UserModeProgram {
         Self { kind: Kind::Slirp4netns, path: None }
     }
 
-    /// This file, instead of the one that `PATH`, `/usr/local/bin` or `/usr/bin` has.
+    /// This file, instead of the one that `PATH`, `/usr/local/bin` or `/usr/bin` has, whoever can write to it.
+    ///
+    /// Where the host program is root, or an exec gave it power, directories and programs of `PATH` that another user than
+    /// root can write to are passed over.
     pub fn at(mut self, path: impl AsRef<Path>) -> Self {
         self.path = Some(path.as_ref().to_owned());
         self
@@ -88,8 +94,15 @@ const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2);
 pub(super) const RESOLVERS: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(10, 0, 2, 3)), IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 3))];
 
-/// The descriptor by which slirp4netns says that the link is up: above those at which a helper is given its own.
-const FD_READY: i32 = 61;
+/// The helper's descriptors: the pipe by which it says that the link is up, a file for its words, and its program, where that
+/// was checked.
+pub(super) const FD_CHECKED: i32 = FD_PASSED + 2;
+
+/// The same, open beyond the exec: a script's interpreter reads it by its number.
+pub(super) const FD_PROGRAM: i32 = FD_CHECKED + 1;
+
+/// Where slirp4netns says that the link is up: right above, as there may be a low limit of descriptors.
+const FD_READY: i32 = FD_PROGRAM + 1;
 
 /// A port of the host that leads inside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +119,8 @@ pub(super) struct Published {
 pub(super) struct UserMode {
     kind: Kind,
     pub(super) path: PathBuf,
+    /// The file that was checked, which is the one to run.
+    pub(super) checked: Option<Arc<File>>,
     publish: Vec<Published>,
 }
 
@@ -116,24 +131,36 @@ impl UserMode {
             let error = Error::new(ErrorKind::Setup, Step::Prepare, what);
             Err(error.with_object("user-mode network").with_hint(hint))
         };
-        let new = |kind, path| Ok(Self { kind, path, publish: publish.to_vec() });
+        let new = |kind, Found { path, checked }| Ok(Self { kind, path, checked, publish: publish.to_vec() });
+        let more_power = has_more_power_than_its_environment();
+        let in_path = |kind: Kind| in_path(&kind.to_string(), more_power);
+        let untrusted = |path: &Path| {
+            missing(
+                format!("{}: not a program that only root can change, and this is root", path.display()),
+                "keep it and its directory root's, or name it by UserModeProgram::at",
+            )
+        };
         match asked {
-            Some(UserModeProgram { kind, path: Some(path) }) if is_program(path) => new(*kind, path.clone()),
+            Some(UserModeProgram { kind, path: Some(path) }) if is_program(path) => {
+                new(*kind, Found { path: path.clone(), checked: None })
+            }
             Some(UserModeProgram { path: Some(path), .. }) => {
                 missing(format!("{}: not a file that can be executed", path.display()), "correct the path")
             }
-            Some(UserModeProgram { kind, path: None }) => match in_path(*kind) {
-                Some(path) => new(*kind, path),
-                None => missing(format!("{kind} is not in PATH"), kind.package()),
+            Some(UserModeProgram { kind, path: None }) => match in_path(*kind)? {
+                Ok(found) => new(*kind, found),
+                Err(Some(path)) => untrusted(&path),
+                Err(None) => missing(format!("{kind} is not in PATH"), kind.package()),
             },
-            None => match (in_path(Kind::Pasta), in_path(Kind::Slirp4netns)) {
-                (Some(path), _) => new(Kind::Pasta, path),
-                (None, Some(_)) if !publish.is_empty() => missing(
+            None => match (in_path(Kind::Pasta)?, in_path(Kind::Slirp4netns)?) {
+                (Ok(found), _) => new(Kind::Pasta, found),
+                (Err(None), Ok(_)) if !publish.is_empty() => missing(
                     "published ports need pasta, which is not in PATH; slirp4netns has none".into(),
                     Kind::Pasta.package(),
                 ),
-                (None, Some(path)) => new(Kind::Slirp4netns, path),
-                (None, None) => missing(
+                (Err(_), Ok(found)) if publish.is_empty() => new(Kind::Slirp4netns, found),
+                (Err(Some(path)), _) | (_, Err(Some(path))) => untrusted(&path),
+                (Err(None), _) => missing(
                     "neither pasta nor slirp4netns is in PATH".into(),
                     "install the package passt or slirp4netns, or use Network::bridge as root",
                 ),
@@ -236,9 +263,12 @@ impl fmt::Display for UserMode {
 }
 
 impl Published {
-    pub(super) fn for_pasta(&self) -> String {
-        let addr = self.addr.unwrap_or(Ipv4Addr::LOCALHOST.into());
-        format!("{addr}/{}:{}", self.outside, self.inside)
+    fn addr(&self) -> IpAddr {
+        self.addr.unwrap_or(Ipv4Addr::LOCALHOST.into())
+    }
+
+    fn for_pasta(&self) -> String {
+        format!("{}/{}:{}", self.addr(), self.outside, self.inside)
     }
 }
 
@@ -252,11 +282,19 @@ pub(super) fn check(publish: &[Published], add: &mut impl FnMut(String)) {
         if *outside == 0 || *inside == 0 {
             add(format!("publish {outside} to {inside}: ports are 1 to 65535"));
         }
-        let same = |other: &&Published| {
-            (other.protocol, other.addr, other.outside) == (*protocol, port.addr, *outside)
-        };
-        if publish[..n].iter().any(|other| same(&other)) {
-            add(format!("publish {outside}: the same {protocol} port twice"));
+        let before =
+            publish[..n].iter().filter(|other| (other.protocol, other.outside) == (*protocol, *outside));
+        for other in before {
+            if other.addr() == port.addr() {
+                add(format!("publish {outside}: the same {protocol} port twice"));
+            } else if other.inside != *inside {
+                // pasta has one table for all addresses: connections to one would end at the other's port.
+                let (first, second) = (other.for_pasta(), port.for_pasta());
+                add(format!(
+                    "publish {first} and {second}: a {protocol} port leads to one port inside, at every address; \
+                     publish another one"
+                ));
+            }
         }
     }
 }
@@ -270,11 +308,38 @@ impl Kind {
     }
 }
 
-fn in_path(kind: Kind) -> Option<PathBuf> {
+/// A program that a search found.
+struct Found {
+    path: PathBuf,
+    checked: Option<Arc<File>>,
+}
+
+/// The first program of this name; or the first that is not to be trusted, if there is one.
+type Looked = std::result::Result<Found, Option<PathBuf>>;
+
+fn in_path(name: &str, more_power: bool) -> Result<Looked> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let usual = ["/usr/local/bin", "/usr/bin"].map(PathBuf::from);
-    let mut found = std::env::split_paths(&path).chain(usual).map(|dir| dir.join(kind.to_string()));
-    found.find(|file| is_program(file))
+    look(name, std::env::split_paths(&path).chain(usual), more_power)
+}
+
+fn look(name: &str, mut directories: impl Iterator<Item = PathBuf>, more_power: bool) -> Result<Looked> {
+    if !more_power {
+        let found = directories.find_map(|dir| Some(dir.join(name)).filter(|file| is_program(file)));
+        return Ok(found.map(|path| Found { path, checked: None }).ok_or(None));
+    }
+    // In a user namespace that does not know the host's root, as an ordinary user makes it, that one's files have the
+    // owner 65534, who is nobody inside.
+    let map = std::fs::read("/proc/self/uid_map").ok().and_then(|map| IdMap::parse(&map).ok().flatten());
+    let stranger = map.is_some_and(|map| map.to_outside(Uid::NOBODY).is_none());
+    let owner = |id: u32| id == 0 || (stranger && id == Uid::NOBODY.as_raw());
+    let search = find_trusted(name, directories, owner)
+        .map_err(|error| Error::from_source(ErrorKind::Setup, Step::Prepare, error, None))?;
+    Ok(match search {
+        Search::Found(path, file) => Ok(Found { path, checked: Some(Arc::new(file)) }),
+        Search::PassedOver(path) => Err(Some(path)),
+        Search::Missing => Err(None),
+    })
 }
 
 fn is_program(file: &Path) -> bool {
@@ -284,7 +349,47 @@ fn is_program(file: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::date_of;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::path::Path;
+
+    use super::{date_of, look};
+
+    /// As root, or with power of an exec, a program is taken from where only root can put it.
+    #[test]
+    fn a_program_in_path_that_others_can_change_is_passed_over_for_root() {
+        let (dir, other) = (palisade_testkit::temp_dir(), palisade_testkit::temp_dir());
+        let place = |dir: &Path, of_dir: u32, of_file: u32| {
+            let file = dir.join("pasta");
+            std::fs::write(&file, "#!/bin/sh\n").expect("written");
+            for (path, mode) in [(&*file, of_file), (dir, of_dir)] {
+                std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).expect("chmod");
+            }
+        };
+        let found = |more_power| {
+            let dirs = ["bin".into(), dir.path().to_owned(), other.path().to_owned()];
+            let looked = look("pasta", dirs.into_iter(), more_power).expect("searched");
+            looked.map(|found| (found.path, found.checked.is_some()))
+        };
+        place(other.path(), 0o755, 0o755);
+        let (first, second) = (dir.path().join("pasta"), other.path().join("pasta"));
+        let is_roots = std::fs::metadata(&second).expect("there").uid() == 0;
+        for (of_dir, of_file) in [(0o777, 0o755), (0o775, 0o755), (0o755, 0o775), (0o755, 0o757)] {
+            place(dir.path(), of_dir, of_file);
+            let wanted = if is_roots { Ok((second.clone(), true)) } else { Err(Some(first.clone())) };
+            assert_eq!(found(true), wanted, "{of_dir:o} {of_file:o}");
+            assert_eq!(found(false), Ok((first.clone(), false)), "{of_dir:o} {of_file:o}");
+        }
+        place(dir.path(), 0o755, 0o755);
+        assert_eq!(found(true), if is_roots { Ok((first.clone(), true)) } else { Err(Some(first.clone())) });
+        if is_roots {
+            // Another user's, however it is guarded.
+            std::os::unix::fs::chown(&first, Some(59_000), None).expect("chown");
+            assert_eq!(found(true), Ok((second.clone(), true)));
+            std::os::unix::fs::chown(&first, Some(0), None).expect("chown");
+            std::os::unix::fs::chown(dir.path(), Some(59_000), None).expect("chown");
+            assert_eq!(found(true), Ok((second, true)));
+        }
+    }
 
     #[test]
     fn a_version_of_pasta_tells_its_date() {

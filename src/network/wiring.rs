@@ -1,7 +1,7 @@
 //! What the host program does to a child's network before the child goes on, and what stays of it until the end.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 
 use palisade_net::nft::Table;
@@ -136,7 +136,8 @@ impl Wiring {
             (Some(rules), _) if rules.is_empty() => Some("nothing".to_owned()),
             (Some(rules), _) => Some(format!("what {} rules allow", rules.len())),
             (None, Kind::UserMode { .. }) => Some(
-                "not to the host, link-local addresses and those where clouds keep credentials".to_owned(),
+                "not to the host, link-local and multicast addresses and those where clouds keep credentials"
+                    .to_owned(),
             ),
             (None, Kind::Bridge { .. }) => None,
         };
@@ -153,12 +154,12 @@ impl Wiring {
             }
             // What the host program itself listens on is not the world outside, nor is where clouds keep credentials.
             Kind::UserMode { egress: None, .. } => {
-                let block = |all: IpPrefix, link_local: IpPrefix| {
-                    let shut = own.iter().copied().chain(METADATA).filter(|addr| all.contains(*addr));
-                    IpBlock::new(all, shut.map(IpPrefix::host).chain([link_local])).map(Peer::Block)
+                let shut: Vec<IpPrefix> = SHUT.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
+                let shut = || shut.iter().copied().chain(own.iter().copied().map(IpPrefix::host));
+                let block = |all: IpPrefix| {
+                    IpBlock::new(all, shut().filter(|shut| all.covers(shut))).map(Peer::Block)
                 };
-                let v4 = block(IpPrefix::ALL_V4, IpPrefix::new([169, 254, 0, 0], 16)?)?;
-                let v6 = block(IpPrefix::ALL_V6, IpPrefix::new([0xfe80u16, 0, 0, 0, 0, 0, 0, 0], 10)?)?;
+                let (v4, v6) = (block(IpPrefix::ALL_V4)?, block(IpPrefix::ALL_V6)?);
                 vec![PolicyRule::everything().peer(v4).peer(v6)]
             }
         };
@@ -175,12 +176,32 @@ pub(super) fn table_of(rules: Vec<PolicyRule>) -> palisade_net::Result<Table> {
     cluster.pod_table("palisade-egress", "sandbox", "payload", &Options::new())
 }
 
-/// Where clouds keep credentials, beside the link-local addresses: Alibaba, Azure, Oracle, and Amazon by IPv6.
-const METADATA: [IpAddr; 4] = [
-    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
-    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
-    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
-    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+/// What no user-mode network leads to by default, beside the host's own addresses.
+const SHUT: [&str; 19] = [
+    // The loopback, should something send it elsewhere than to `lo`, which is not asked. The address of no host means
+    // the own one to whoever connects to it, and an IPv4 address within IPv6 goes by other rules.
+    "127.0.0.0/8",
+    "::1/128",
+    "0.0.0.0/8",
+    "::/128",
+    "::ffff:0.0.0.0/96",
+    // To all who listen: a copy of what a socket of the host sends there comes back to the host.
+    "224.0.0.0/4",
+    "255.255.255.255/32",
+    "ff00::/8",
+    "169.254.0.0/16",
+    "fe80::/10",
+    // Where clouds keep credentials, beside 169.254.0.0/16: Alibaba, Azure, Oracle; and by IPv6 Amazon, Google, Oracle,
+    // Scaleway, others that write 169.254.169.254 in it, and Alibaba.
+    "100.100.100.200/32",
+    "168.63.129.16/32",
+    "192.0.0.192/32",
+    "fd00:ec2::/32",
+    "fd20:ce::254/128",
+    "fd00:c1::a9fe:a9fe/128",
+    "fd00:42::42/128",
+    "fd00:a9fe:a9fe::1/128",
+    "fd00:100::100:200/128",
 ];
 
 impl fmt::Display for Wiring {
@@ -245,14 +266,14 @@ pub(super) fn of_net(error: palisade_net::Error) -> Error {
     hint.iter().fold(new, |new, hint| new.with_hint_at_the_end(hint))
 }
 
-/// The addresses of the host program's own network.
+/// The addresses of the host program's own network, and those by which all of a network hear.
 fn own_addresses() -> Result<Vec<IpAddr>> {
     let all = nix::ifaddrs::getifaddrs()
         .map_err(|errno| Error::call(Step::Network, "getifaddrs", &errno.into()))?;
-    let addresses = all.filter_map(|interface| {
-        let address = interface.address?;
+    let addresses = all.flat_map(|interface| [interface.address, interface.broadcast]).flatten();
+    let ip = addresses.filter_map(|address| {
         let v4 = address.as_sockaddr_in().map(|v4| IpAddr::from(v4.ip()));
         v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::from(v6.ip())))
     });
-    Ok(addresses.collect())
+    Ok(ip.collect())
 }
