@@ -217,8 +217,6 @@ fn is_new(directory: &OwnedFd, found: &FileStat, at: &Path) -> Result<bool> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
-
     use super::*;
 
     /// A payload put another directory in the place of the one that was just made, and that one's mode was changed.
