@@ -34,12 +34,14 @@ impl Container {
         Ok(Self { pidfd: Arc::new(pidfd), descent, maps: child.maps(), shm: child.shm().map(Path::to_owned) })
     }
 
-    /// A namespace of its, if that belongs to the user namespace that it was given, or is that one.
+    /// A namespace of its. The user namespace is the one that it was given; that others belong to that one is compared
+    /// where they are put together, and here where the host's users are its.
     fn namespace(&self, kind: Namespace) -> Result<AnyNs, String> {
         let found = AnyNs::of_pidfd(&*self.pidfd, kind).map_err(|error| error.to_string())?;
-        let user = match kind {
-            Namespace::User => Some(found.clone()),
-            _ => found.owner().map_err(|error| error.to_string())?.map(AnyNs::from),
+        let user = match (kind, &self.maps) {
+            (Namespace::User, _) => Some(found.clone()),
+            (_, Some(_)) => return Ok(found),
+            (_, None) => found.owner().map_err(|error| error.to_string())?.map(AnyNs::from),
         };
         let user = user.ok_or_else(|| format!("{found}: its user namespace is none of the caller's"))?;
         self.descent.check(&user).map_err(|error| error.to_string())?;
