@@ -37,4 +37,10 @@ impl Caller {
         let bounding = capabilities.bounding & capabilities.permitted;
         Ok(Self { uid, gid, privileged, bounding, may_raise_limits, has_nobody })
     }
+
+    /// It gives containers ids of their own, and keeps the owners of files by id-mapped mounts. In a user namespace with a
+    /// few ids there are none to give: there root does as an ordinary user does.
+    pub(crate) fn keeps_owners(&self) -> bool {
+        self.privileged && self.has_nobody
+    }
 }

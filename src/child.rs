@@ -192,6 +192,10 @@ impl Child {
         self.sandbox.prepared.maps.as_ref().map(|prepared| prepared.maps().clone())
     }
 
+    pub(crate) fn prepared(&self) -> &crate::prepare::Prepared {
+        &self.sandbox.prepared
+    }
+
     /// The directory of the host that is its `/dev/shm`, if it is one.
     pub(crate) fn shm(&self) -> Option<&Path> {
         self.sandbox.prepared.shm.as_deref()

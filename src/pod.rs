@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use palisade_creds::{Capability, Gid, Maps, PreparedMaps, Uid};
 use palisade_fsroot::Dev;
-use palisade_ns::{AnyNs, Namespace, Namespaces, Shared, loopback_up};
+use palisade_ns::{AnyNs, Namespace, Namespaces, NsId, Shared, loopback_up};
 use palisade_sys::{FD_CONTROL, FD_PASSED, Fd, Program, Step};
 
 use crate::caller::Caller;
@@ -100,7 +100,8 @@ impl Pod {
     /// [a directory](crate::Ipc::Shareable).
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidSpec`] if it has no user namespace of its own, or shares one of these kinds with the host.
+    /// [`ErrorKind::InvalidSpec`] if it has no user namespace of its own, or shares one of these kinds with the host; or if
+    /// its payload has gone on to a user namespace that it made itself, in which numbers are what the payload says.
     pub fn of(child: &Child, kinds: impl Into<Namespaces>) -> Result<Self> {
         let kinds = kinds.into().without(Namespace::User);
         if kinds.contains(Namespace::Mount) || kinds.contains(Namespace::Time) {
@@ -110,6 +111,7 @@ impl Pod {
             return Err(Error::invalid("pod: the sandbox has no user namespace of its own, and no id maps"));
         };
         let shared = Shared::of_process(child.pidfd(), kinds.with(Namespace::User)).map_err(of_ns)?;
+        Descent::of(child)?.check(&AnyNs::from(shared.user()))?;
         let pod = Self::from_shared(&shared, maps);
         Ok(match child.shm().filter(|_| pod.shares(Namespace::Ipc)) {
             Some(directory) => pod.shm(directory),
@@ -169,6 +171,48 @@ impl Pod {
     /// Numbers of the descriptors that are passed to the stage.
     pub(crate) fn descriptors(&self) -> impl Iterator<Item = i32> {
         self.namespaces.iter().map(|namespace| namespace.as_fd().as_raw_fd())
+    }
+}
+
+/// Where a sandbox's user namespace was made. Its process may have gone on to one of its own making, with the very same
+/// maps; that one is always further below.
+#[derive(Clone, Debug)]
+pub(crate) struct Descent {
+    /// The host program's user namespace, or the pod's.
+    above: NsId,
+    /// How many levels below it the sandbox's is.
+    below: usize,
+}
+
+impl Descent {
+    pub(crate) fn of(child: &Child) -> Result<Self> {
+        let sandbox = child.prepared();
+        let pod = sandbox.pod.as_ref().and_then(|pod| pod.namespaces.first());
+        let above = match pod {
+            Some(user) => user.id(),
+            None => AnyNs::current(Namespace::User).map_err(of_ns)?.id(),
+        };
+        let own = pod.is_none() && sandbox.maps.is_some();
+        Ok(Self { above, below: usize::from(own) + usize::from(sandbox.lock.is_some()) })
+    }
+
+    /// # Errors
+    /// [`ErrorKind::InvalidSpec`] for another user namespace than the sandbox's.
+    pub(crate) fn check(&self, user: &AnyNs) -> Result<()> {
+        let mut above = user.clone();
+        for _ in 0..self.below {
+            match above.owner().map_err(of_ns)? {
+                Some(next) => above = next.into(),
+                None => return Err(Self::strange(user)),
+            }
+        }
+        if above.id() == self.above { Ok(()) } else { Err(Self::strange(user)) }
+    }
+
+    fn strange(user: &AnyNs) -> Error {
+        Error::invalid(format!(
+            "{user}: it is not the user namespace that the sandbox was given: its payload has made it, so nobody joins it"
+        ))
     }
 }
 

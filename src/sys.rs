@@ -435,3 +435,17 @@ pub(crate) fn open_netfilter() -> io::Result<OwnedFd> {
 fn cvt(result: i32) -> io::Result<i32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
+
+/// Whether a file has an access list (`system.posix_acl_access`), by a descriptor of any kind.
+#[cfg(feature = "k8s")]
+pub(crate) fn has_acl(file: BorrowedFd<'_>) -> io::Result<bool> {
+    let path = std::ffi::CString::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+    // SAFETY: two live C strings, and no room for a value: its length alone is asked for.
+    match unsafe { libc::getxattr(path.as_ptr(), c"system.posix_acl_access".as_ptr(), ptr::null_mut(), 0) } {
+        0.. => Ok(true),
+        _ => match io::Error::last_os_error() {
+            error if matches!(error.raw_os_error(), Some(libc::ENODATA | libc::EOPNOTSUPP)) => Ok(false),
+            error => Err(error),
+        },
+    }
+}

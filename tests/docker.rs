@@ -276,6 +276,39 @@ fn a_container_joins_anothers_namespaces() {
     }
 }
 
+/// A donor that has made namespaces of its own led the next container into them.
+#[test]
+fn a_container_in_namespaces_of_its_own_making_is_not_joined() {
+    let image = image!();
+    let sandbox = Docker::new(image.path()).security_opt("seccomp=unconfined").build().unwrap();
+    let mut command = sandbox.command("sh");
+    command.args(["-c", "read -r go; exec busybox unshare -U -n busybox sleep 1000"]);
+    let mut donor = command.stdin(palisade::Stdio::piped()).spawn().unwrap();
+    Docker::new(image.path()).container("donor", &donor).network("container:donor").build().unwrap();
+    let before = links(&donor, &["user"]);
+    let mut stdin = donor.stdin.take().unwrap();
+    std::io::Write::write_all(&mut stdin, b"go\n").unwrap();
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while links(&donor, &["user"]) == before || !cmdline(&donor).contains("sleep") {
+        assert!(std::time::Instant::now() < until, "it did not unshare: {}", cmdline(&donor));
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let joining = |option: fn(Docker, &str) -> Docker| {
+        option(Docker::new(image.path()).container("donor", &donor), "container:donor").build()
+    };
+    let options: [fn(Docker, &str) -> Docker; 2] =
+        [|docker, mode| docker.network(mode), |docker, mode| docker.userns(mode)];
+    for option in options {
+        let error = joining(option).unwrap_err();
+        assert_eq!(error.kind(), palisade::ErrorKind::InvalidSpec);
+        assert!(error.to_string().contains("its payload has made it"), "{error}");
+    }
+}
+
+fn cmdline(child: &palisade::Child) -> String {
+    fs::read_to_string(format!("/proc/{}/cmdline", child.id())).unwrap()
+}
+
 #[test]
 fn a_shareable_ipc_namespace_goes_with_its_memory() {
     let image = image!();

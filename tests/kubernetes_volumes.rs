@@ -446,7 +446,10 @@ fn a_config_map_is_a_directory_that_nobody_writes_to() {
     fs::write(node.path().join("app.conf"), "x=1\n").unwrap();
     set(node.path().join("app.conf"), 0o644);
     let pod = pod("volumes: [{name: data, configMap: {name: c}}]", &[DATA]);
-    assert_eq!(pod.volume("data").unwrap().source, VolumeSource::Other("configMap"));
+    let VolumeSource::Other { kind: "configMap", read_only: true, .. } = pod.volume("data").unwrap().source
+    else {
+        panic!("{:?}", pod.volumes)
+    };
     let volumes = Volumes::new().directory("data", node.path()).set_up(&pod).unwrap();
     let docker = container(&pod, &volumes, "c0", image.path());
     let script = "cat /data/app.conf; touch /data/x 2>&1 | grep -o 'Read-only file system'; true";
@@ -482,7 +485,7 @@ fn an_ordinary_users_volumes() {
         skip!("for an ordinary user");
     }
     let image = image!();
-    let node = temp_dir();
+    let node = closed_dir();
     let plain = pod("volumes: [{name: data, emptyDir: {}}]", &[DATA, DATA]);
     let volumes = Volumes::new().empty_dirs_in(node.path()).set_up(&plain).unwrap();
     assert_eq!(
@@ -524,4 +527,227 @@ fn an_ordinary_users_volumes() {
     let error = volumes.set_up(&claim("fsGroup: 2000")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidSpec);
     assert!(error.to_string().contains("the caller is no member"), "{error}");
+}
+
+/// `readOnly` of a kind that this library knows by name alone was dropped, and an `image` volume could be written to.
+#[test]
+fn storage_that_says_read_only_is_not_written_to() {
+    let image = image!();
+    let node = closed_dir();
+    fs::create_dir(node.path().join("v")).unwrap();
+    for (volume, read_only) in [
+        ("nfs: {server: s, path: /, readOnly: true}", true),
+        ("csi: {driver: d, readOnly: true}", true),
+        ("iscsi: {readOnly: true}", true),
+        ("image: {reference: i}", true),
+        ("nfs: {server: s, path: /, readOnly: false}", false),
+        ("csi: {driver: d, readOnly: null}", false),
+        ("csi: {driver: d}", false),
+    ] {
+        let pod = pod(&format!("volumes: [{{name: data, {volume}}}]"), &[DATA]);
+        let VolumeSource::Other { read_only: read, .. } = pod.volume("data").unwrap().source else {
+            panic!("{volume}")
+        };
+        assert_eq!(read, read_only, "{volume}");
+        let volumes = Volumes::new().directory("data", node.path().join("v")).set_up(&pod).unwrap();
+        let docker = container(&pod, &volumes, "c0", image.path());
+        let script = "touch /data/x 2>&1 | grep -c 'Read-only file system'; true";
+        assert_eq!(says(&docker, script), if read_only { "1\n" } else { "0\n" }, "{volume}");
+    }
+    let text = "{apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {volumes: [{name: d, nfs: {readOnly: \"yes\"}}], \
+                containers: [{name: c, image: i}]}}";
+    let error = read(text).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidSpec);
+    assert!(error.to_string().contains("readOnly: \"yes\": it is true or false"), "{error}");
+}
+
+/// The path of a volume was walked again for each use, and what a link in it led to was given away and mounted.
+#[test]
+fn a_link_on_the_way_to_a_volume_leads_nowhere() {
+    let image = image!();
+    let (node, outside) = (closed_dir(), closed_dir());
+    let volume = node.path().join("parent/volume");
+    fs::create_dir_all(&volume).unwrap();
+    fs::create_dir(outside.path().join("volume")).unwrap();
+    fs::write(outside.path().join("volume/key"), "").unwrap();
+    let before = owner(outside.path().join("volume/key"));
+    let group = if is_root() { "securityContext: {fsGroup: 2000}, " } else { "" };
+    let spec = format!("{group}volumes: [{{name: data, persistentVolumeClaim: {{claimName: d}}}}]");
+    let pod = pod(&spec, &[DATA]);
+    let volumes = Volumes::new().directory("data", &volume);
+    let set_up = volumes.set_up(&pod).unwrap();
+    assert_eq!(says(&container(&pod, &set_up, "c0", image.path()), "ls /data"), "");
+    // As a payload would that has what is above, or a user that the directory above belongs to.
+    let built = container(&pod, &set_up, "c0", image.path()).build().unwrap();
+    fs::rename(node.path().join("parent"), node.path().join("moved")).unwrap();
+    symlink(outside.path(), node.path().join("parent")).unwrap();
+    let error = built.command("true").output().unwrap_err();
+    assert_eq!(error.errno(), Some(libc::ELOOP), "{error}");
+    let error = container(&pod, &set_up, "c0", image.path()).build().unwrap_err();
+    assert!(error.to_string().contains("there is a link on the way"), "{error}");
+    let error = volumes.set_up(&pod).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidSpec, "{error}");
+    let real = outside.path().join("volume").display().to_string();
+    assert!(
+        error.to_string().contains("a link on the way leads to") && error.to_string().contains(&real),
+        "{error}"
+    );
+    assert_eq!(owner(outside.path().join("volume/key")), before);
+    // Another directory of that name is not the volume.
+    fs::remove_file(node.path().join("parent")).unwrap();
+    fs::create_dir_all(&volume).unwrap();
+    let error = container(&pod, &set_up, "c0", image.path()).build().unwrap_err();
+    assert!(error.to_string().contains("another file than the one that was looked at"), "{error}");
+}
+
+/// Root walked through a directory that was reached through somebody else's, who could exchange it for another.
+#[test]
+fn a_volume_below_somebody_elses_directory_is_not_walked() {
+    need_root!();
+    let node = closed_dir();
+    let around = node.path().join("around");
+    let volume = around.join("v");
+    fs::create_dir_all(&volume).unwrap();
+    let pod = claim("fsGroup: 2000");
+    let volumes = Volumes::new().directory("data", &volume);
+    let config = "securityContext: {fsGroup: 2000}, volumes: [{name: data, configMap: {name: c}}]";
+    let config = self::pod(config, &[DATA]);
+    for (uid, gid, mode, says) in [
+        (1000, 0, 0o755, "around is user 1000's"),
+        (0, 0, 0o757, "others may write to"),
+        (0, 1000, 0o775, "others may write to"),
+    ] {
+        chown(&around, Some(uid), Some(gid)).unwrap();
+        set(&around, mode);
+        for pod in [&pod, &config] {
+            let error = volumes.set_up(pod).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidSpec);
+            assert!(error.to_string().contains(says), "{error}");
+        }
+    }
+    assert_eq!(owner(&volume).1, 0, "nothing was given");
+    // What the sticky bit keeps is nobody's to exchange, if it is root's.
+    set(&around, 0o1777);
+    volumes.set_up(&pod).unwrap();
+    chown(&volume, Some(1000), None).unwrap();
+    let error = volumes.set_up(&pod).unwrap_err().to_string();
+    assert!(error.contains("others may write to"), "{error}");
+}
+
+/// An ordinary caller's containers could leave a set-user-ID program of the caller's where anybody may run it.
+#[test]
+fn a_volume_that_others_reach_is_refused_to_everybody() {
+    let open = temp_dir();
+    fs::create_dir(open.path().join("v")).unwrap();
+    let pod = pod("volumes: [{name: data, persistentVolumeClaim: {claimName: d}}]", &[DATA]);
+    let volumes = Volumes::new().directory("data", open.path().join("v"));
+    let error = volumes.set_up(&pod).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidSpec);
+    assert!(
+        error.to_string().contains("set-user-ID program") && error.to_string().contains("mode 700"),
+        "{error}"
+    );
+    let empty = self::pod("volumes: [{name: data, emptyDir: {}}]", &[DATA]);
+    let error = Volumes::new().empty_dirs_in(open.path()).set_up(&empty).unwrap_err().to_string();
+    assert!(error.contains("mode 700") && !open.path().join("data").exists(), "{error}");
+    set(open.path(), 0o700);
+    volumes.set_up(&pod).unwrap();
+}
+
+/// The mode alone does not say who may enter where there is an access list.
+#[test]
+fn a_directory_with_an_access_list_is_not_closed() {
+    let node = closed_dir();
+    let around = node.path().join("around");
+    fs::create_dir_all(around.join("v")).unwrap();
+    let pod = pod("volumes: [{name: data, persistentVolumeClaim: {claimName: d}}]", &[DATA]);
+    let volumes = Volumes::new().directory("data", around.join("v"));
+    // The directory above is opened, the one around the volume is what closes it.
+    set(&around, 0o700);
+    set(node.path(), 0o755);
+    volumes.set_up(&pod).unwrap();
+    let list = "import os, struct, sys\n\
+                entries = [(1, 7, -1), (2, 1, 1000), (4, 0, -1), (16, 1, -1), (32, 0, -1)]\n\
+                value = struct.pack('<I', 2) + b''.join(struct.pack('<HHi', *entry) for entry in entries)\n\
+                os.setxattr(sys.argv[1], 'system.posix_acl_access', value)";
+    let set_list = std::process::Command::new("python3").arg("-c").arg(list).arg(&around).output();
+    match set_list {
+        Ok(out) if out.status.success() => {}
+        _ => skip!("no access list can be set (python3, a file system that has them)"),
+    }
+    let error = volumes.set_up(&pod).unwrap_err().to_string();
+    assert!(error.contains("access list"), "{error}");
+}
+
+/// A file that is mounted within a directory volume got a directory to stand on: `EINVAL` at each start.
+#[test]
+fn a_file_is_mounted_within_a_directory_volume() {
+    let image = image!();
+    let node = closed_dir();
+    fs::create_dir(node.path().join("config")).unwrap();
+    fs::write(node.path().join("config/app.conf"), "x=1\n").unwrap();
+    set(node.path().join("config/app.conf"), 0o644);
+    let spec = "volumes: [{name: etc, emptyDir: {}}, {name: config, configMap: {name: c}}]";
+    let mounts = "{name: config, mountPath: /etc/app/deep/app.conf, subPath: app.conf}, {name: etc, mountPath: /etc/app}";
+    let pod = pod(spec, &[mounts]);
+    let volumes = Volumes::new().empty_dirs_in(node.path()).directory("config", node.path().join("config"));
+    for _ in 0..2 {
+        let set_up = volumes.set_up(&pod).unwrap();
+        let docker = container(&pod, &set_up, "c0", image.path());
+        assert_eq!(says(&docker, "cat /etc/app/deep/app.conf; touch /etc/app/new"), "x=1\n");
+    }
+    let point = fs::symlink_metadata(node.path().join("etc/deep/app.conf")).unwrap();
+    assert!(point.is_file() && point.len() == 0);
+}
+
+/// What is found below a volume was compared by its inode alone: a link that leads out to a file of that number was followed.
+#[test]
+fn a_sub_path_is_walked_again_within_its_volume() {
+    let image = image!();
+    let (node, outside) = (closed_dir(), tempfile::TempDir::new().unwrap());
+    let volume = node.path().join("volume");
+    fs::create_dir(&volume).unwrap();
+    fs::write(volume.join("f"), "inside\n").unwrap();
+    set(volume.join("f"), 0o644);
+    let spec = "volumes: [{name: data, persistentVolumeClaim: {claimName: d}}]";
+    let pod = pod(spec, &["{name: data, mountPath: /data, subPath: f}"]);
+    let volumes = Volumes::new().directory("data", &volume).set_up(&pod).unwrap();
+    let built = container(&pod, &volumes, "c0", image.path()).build().unwrap();
+    let cat = || built.command("cat").arg("/data").output();
+    assert_eq!(cat().unwrap().stdout, b"inside\n");
+    // The very inode, as a new file gets the number of one that was removed.
+    fs::hard_link(volume.join("f"), outside.path().join("secret")).unwrap();
+    fs::remove_file(volume.join("f")).unwrap();
+    symlink(outside.path().join("secret"), volume.join("f")).unwrap();
+    let error = cat().unwrap_err();
+    assert_eq!(error.errno(), Some(libc::EXDEV), "{error}");
+}
+
+/// Something that left its directory while it was looked up was taken for a mount, and the volume was never given.
+#[test]
+fn what_moves_between_directories_is_passed_over() {
+    need_root!();
+    let node = closed_dir();
+    let volume = node.path().join("volume");
+    let places = [volume.join("a/moving"), volume.join("b/moving")];
+    fs::create_dir_all(places[0].join("deep/er")).unwrap();
+    fs::create_dir(volume.join("b")).unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let pods = [claim("fsGroup: 2000"), claim("fsGroup: 2001")];
+    let volumes = Volumes::new().directory("data", &volume);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                fs::rename(&places[0], &places[1]).unwrap();
+                fs::rename(&places[1], &places[0]).unwrap();
+                // And something that vanishes while it is read.
+                fs::create_dir_all(volume.join("b/brief/er")).unwrap();
+                let _ = fs::remove_dir_all(volume.join("b/brief"));
+            }
+        });
+        let run = || (0..1000).try_for_each(|n| volumes.set_up(&pods[n % 2]).map(drop));
+        let ran = run();
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        ran.unwrap_or_else(|error| panic!("{error}"));
+    });
 }

@@ -177,3 +177,32 @@ fn a_member_that_may_mount_can_not_share_a_pid_namespace() {
     let error = Sandbox::builder().pod(&pod).capabilities(admin).build().unwrap_err().to_string();
     assert!(error.contains("CAP_SYS_ADMIN"), "{error}");
 }
+
+/// A payload in a user namespace of its own making led the next member there: its maps may read as the sandbox's do.
+#[test]
+fn a_payload_in_a_user_namespace_of_its_own_is_not_joined() {
+    let sandbox = Sandbox::builder().dangerously_unfiltered().build().unwrap();
+    let mut command = sandbox.command("/bin/sh");
+    let script = "read -r go; exec unshare --user --net --map-current-user sleep 100";
+    command.args(["-c", script]).stdin(Stdio::piped());
+    let mut donor = command.spawn().unwrap();
+    Pod::of(&donor, Namespace::Net).unwrap();
+    let user = |child: &Child| std::fs::read_link(format!("/proc/{}/ns/user", child.id())).unwrap();
+    let (before, maps) = (user(&donor), std::fs::read(format!("/proc/{}/uid_map", donor.id())).unwrap());
+    std::io::Write::write_all(&mut donor.stdin.take().unwrap(), b"go\n").unwrap();
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let comm = || std::fs::read_to_string(format!("/proc/{}/comm", donor.id())).unwrap();
+    while comm() != "sleep\n" {
+        assert!(std::time::Instant::now() < until, "it did not unshare: {}", comm());
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    assert_ne!(user(&donor), before);
+    assert_eq!(
+        std::fs::read(format!("/proc/{}/uid_map", donor.id())).unwrap(),
+        maps,
+        "the maps tell nothing"
+    );
+    let error = Pod::of(&donor, Namespace::Net).unwrap_err();
+    assert_eq!(error.kind(), palisade::ErrorKind::InvalidSpec);
+    assert!(error.to_string().contains("its payload has made it"), "{error}");
+}

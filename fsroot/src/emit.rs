@@ -13,6 +13,7 @@ use crate::flags::{MountFlags, Propagation};
 use crate::mount::Tmpfs;
 use crate::plan::tmpfs_options;
 use crate::prepare::PreparedRoot;
+use crate::source::Way;
 
 /// How a place in somebody else's directory is found: links of that directory lead nowhere outside of the mount.
 const INSIDE: u64 = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS | libc::RESOLVE_NO_XDEV;
@@ -393,7 +394,10 @@ fn filesystem(
 
 /// Copies a mount of the host: what is attached later is just what is compared here.
 fn copy(p: &mut Program, tree: &Copied, private: bool) -> Slot {
-    let mount = p.open_tree(&tree.source.path, tree.recursive);
+    let mount = match &tree.source.way {
+        None => p.open_tree(&tree.source.path, tree.recursive),
+        Some(way) => walk(p, way, tree.recursive),
+    };
     if tree.device {
         p.same_device(mount, tree.source.device.0, tree.source.device.1);
     } else {
@@ -408,6 +412,24 @@ fn copy(p: &mut Program, tree: &Copied, private: bool) -> Slot {
         attr.userns = Some(Fd::number(userns.as_raw_fd()));
     }
     p.mount_setattr(mount, tree.recursive, attr);
+    mount
+}
+
+/// Copies what is found at the end of a walk in two parts.
+fn walk(p: &mut Program, way: &Way, recursive: bool) -> Slot {
+    let flags = libc::O_PATH | if way.below.is_some() { libc::O_DIRECTORY } else { 0 };
+    let directory = p.openat2(Fd::CWD, &way.directory, OpenHow { flags, mode: 0, resolve: way.resolve });
+    p.same_inode(directory, way.identity);
+    let Some(below) = &way.below else {
+        let mount = p.clone_tree(directory, recursive);
+        p.close(directory);
+        return mount;
+    };
+    let resolve = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_MAGICLINKS;
+    let file = p.openat2(directory, below, OpenHow { flags: libc::O_PATH, mode: 0, resolve });
+    p.close(directory);
+    let mount = p.clone_tree(file, recursive);
+    p.close(file);
     mount
 }
 

@@ -96,6 +96,8 @@ pub struct Bind {
     pub(crate) source: PathBuf,
     /// What of the source, which is not left on the way there.
     pub(crate) below: Option<PathBuf>,
+    /// Device and inode that the source has to be.
+    pub(crate) exactly: Option<(u64, u64)>,
     pub(crate) target: PathBuf,
     pub(crate) recursive: bool,
     pub(crate) optional: bool,
@@ -111,6 +113,7 @@ impl Bind {
         Self {
             source: source.as_ref().to_owned(),
             below: None,
+            exactly: None,
             target: target.as_ref().to_owned(),
             recursive: true,
             optional: false,
@@ -128,9 +131,18 @@ impl Bind {
 
     /// Not the source, a directory, but what is at `path` below it. It is found without leaving the source: a link on the
     /// way that leads out, an absolute one or `..` is `EXDEV`, whoever put it there. So whoever may write to the source
-    /// can't lead the bind elsewhere (CVE-2017-1002101, CVE-2021-25741). Since Linux 5.6.
+    /// can't lead the bind elsewhere (CVE-2017-1002101, CVE-2021-25741). It is walked to again, from the source and within
+    /// it, each time the root is built. Since Linux 5.6.
     pub fn subpath(mut self, path: impl AsRef<Path>) -> Self {
         self.below = Some(path.as_ref().to_owned());
+        self
+    }
+
+    /// The source has to be this inode of this device, as stat(2) numbers them, and no link may be on the way to it:
+    /// `ESTALE` and `ELOOP`, when the root is prepared and when it is built. For a directory that was looked at before.
+    /// Since Linux 5.6.
+    pub fn exactly(mut self, device: u64, inode: u64) -> Self {
+        self.exactly = Some((device, inode));
         self
     }
 
@@ -181,6 +193,14 @@ impl Bind {
         let (_, file) = Source::of_bind(self)?;
         let stat = fstat(file).map_err(|errno| Error::os(errno as i32, "fstat").at(&self.source))?;
         Ok((stat.st_uid, stat.st_gid))
+    }
+
+    /// Whether what is bound is a directory.
+    ///
+    /// # Errors
+    /// As of [`owner`](Self::owner).
+    pub fn is_dir(&self) -> Result<bool> {
+        Source::of_bind(self).map(|(found, _)| found.is_dir())
     }
 
     /// Whether it is read-only.

@@ -17,8 +17,22 @@ use crate::mount::Bind;
 pub(crate) struct Source {
     pub(crate) path: CString,
     pub(crate) identity: Identity,
+    /// How it is found again, if that path alone does not say it.
+    pub(crate) way: Option<Way>,
     /// Number of the device, for a device node.
     pub(crate) device: (u32, u32),
+}
+
+/// A walk in two parts: to a directory, and on without leaving it. The number of an inode is given to another file as
+/// soon as it is free, so what is found below is no proof of the way there: this is.
+#[derive(Clone, Debug)]
+pub(crate) struct Way {
+    pub(crate) directory: CString,
+    pub(crate) identity: Identity,
+    /// `RESOLVE_…` on the way to the directory.
+    pub(crate) resolve: u64,
+    /// Nothing: the directory itself.
+    pub(crate) below: Option<CString>,
 }
 
 impl Source {
@@ -29,13 +43,18 @@ impl Source {
 
     /// [`Source::find`], and the open file (`O_PATH`).
     pub(crate) fn open(path: &Path) -> Result<(Self, OwnedFd)> {
+        Self::open_by(path, ResolveFlag::RESOLVE_NO_MAGICLINKS)
+    }
+
+    fn open_by(path: &Path, resolve: ResolveFlag) -> Result<(Self, OwnedFd)> {
         let absolute = std::path::absolute(path).map_err(|e| Error::io(&e, "source").at(path))?;
         let text = c_path(&absolute)?;
-        let how = OpenHow::new()
-            .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
-            .resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
+        let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(resolve);
         let file = openat2(AT_FDCWD, text.as_c_str(), how).map_err(|errno| {
             let hint = match errno {
+                nix::errno::Errno::ELOOP if resolve.contains(ResolveFlag::RESOLVE_NO_SYMLINKS) => {
+                    Some("there is a link on the way, where there was none")
+                }
                 nix::errno::Errno::ELOOP => Some("it leads through a link of /proc, or in circles"),
                 nix::errno::Errno::ENOSYS => Some("openat2 is missing: Linux 5.6, or a filter hides it"),
                 _ => None,
@@ -43,13 +62,33 @@ impl Source {
             Error::os(errno as i32, "source can't be opened").at(path).hint(hint)
         })?;
         let (identity, device) = identify(&file).map_err(|error| error.at(path))?;
-        Ok((Self { path: text, identity, device }, file))
+        Ok((Self { path: text, identity, way: None, device }, file))
     }
 
     /// What a bind shows.
     pub(crate) fn of_bind(bind: &Bind) -> Result<(Self, OwnedFd)> {
-        let (mut found, directory) = Self::open(&bind.source)?;
-        let Some(below) = &bind.below else { return Ok((found, directory)) };
+        let mut resolve = ResolveFlag::RESOLVE_NO_MAGICLINKS;
+        if bind.exactly.is_some() {
+            resolve |= ResolveFlag::RESOLVE_NO_SYMLINKS;
+        }
+        let (mut found, directory) = Self::open_by(&bind.source, resolve)?;
+        if let Some((device, inode)) = bind.exactly {
+            if found.identity.dev != (libc::major(device), libc::minor(device)) || found.identity.ino != inode
+            {
+                let hint = "it is another file than the one that was looked at before";
+                return Err(Error::os(libc::ESTALE, "source has been replaced").at(&bind.source).hint(hint));
+            }
+        }
+        let mut way = Way {
+            directory: found.path.clone(),
+            identity: found.identity,
+            resolve: resolve.bits(),
+            below: None,
+        };
+        let Some(below) = &bind.below else {
+            found.way = bind.exactly.map(|_| way);
+            return Ok((found, directory));
+        };
         let path = bind.source.join(below);
         if below.is_absolute() || below.components().any(|part| part == Component::ParentDir) {
             return Err(Error::new(
@@ -70,8 +109,10 @@ impl Source {
             Error::os(errno as i32, "source can't be opened").at(&path).hint(hint)
         })?;
         (found.identity, found.device) = identify(&file).map_err(|error| error.at(&path))?;
-        // The way there is walked again when the root is built, by links that may be others then; what is found there
-        // has to be this inode.
+        // The way there is walked again when the root is built, by links that may be others then: again without leaving
+        // the directory, and what is found there has to be this inode.
+        way.below = Some(c_path(below)?);
+        found.way = Some(way);
         found.path = c_path(&std::path::absolute(&path).map_err(|e| Error::io(&e, "source").at(&path))?)?;
         Ok((found, file))
     }

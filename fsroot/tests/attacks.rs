@@ -479,6 +479,50 @@ fn a_subpath_never_leaves_its_source() {
     }
 }
 
+/// The number of a removed file is given to the next one: by it alone, what a link leads to was what had been found.
+#[test]
+fn a_subpath_that_became_a_link_to_the_same_inode_is_refused() {
+    need_userns!();
+    let dir = temp_dir();
+    let (volume, outside) = (dir.path().join("volume"), dir.path().join("outside"));
+    fs::create_dir(&volume).unwrap();
+    fs::write(volume.join("f"), "").unwrap();
+    let bind = || Bind::new(&volume, "/f").subpath("f");
+    let root = Root::empty().mount(bind()).prepare().unwrap();
+    in_view(&root, || assert!(Path::new("/f").is_file()));
+    fs::hard_link(volume.join("f"), &outside).unwrap();
+    fs::remove_file(volume.join("f")).unwrap();
+    symlink(&outside, volume.join("f")).unwrap();
+    refused(&root, |error| assert_eq!(error.errno, libc::EXDEV));
+    // Another directory in the place of the source is found out, whatever is in it.
+    let real = dir.path().join("real");
+    fs::rename(&volume, &real).unwrap();
+    fs::create_dir(&volume).unwrap();
+    fs::hard_link(&outside, volume.join("f")).unwrap();
+    refused(&root, |error| assert_eq!(error.errno, libc::ESTALE));
+}
+
+/// A source that is said to be one inode is that one, without a link on the way.
+#[test]
+fn an_exact_source_is_no_other_and_behind_no_link() {
+    need_userns!();
+    let dir = temp_dir();
+    let (one, other, link) = (dir.path().join("one"), dir.path().join("other"), dir.path().join("link"));
+    fs::create_dir(&one).unwrap();
+    fs::create_dir(&other).unwrap();
+    symlink(&one, &link).unwrap();
+    let meta = fs::metadata(&one).unwrap();
+    let root =
+        |path: &Path| Root::empty().mount(Bind::new(path, "/it").exactly(meta.dev(), meta.ino())).prepare();
+    assert_eq!(root(&other).unwrap_err().errno(), Some(libc::ESTALE));
+    assert_eq!(root(&link).unwrap_err().errno(), Some(libc::ELOOP));
+    let found = root(&one).unwrap();
+    in_view(&found, || assert!(Path::new("/it").is_dir()));
+    fs::rename(&one, dir.path().join("moved")).unwrap();
+    symlink("moved", &one).unwrap();
+    refused(&found, |error| assert_eq!(error.errno, libc::ELOOP));
+}
+
 /// A21: read-only means all the way down.
 #[test]
 fn a21_read_only_binds_have_no_writable_submount() {

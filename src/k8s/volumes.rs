@@ -10,6 +10,7 @@
 //! # Ok::<(), palisade::Error>(())
 //! ```
 
+mod directory;
 mod model;
 mod ownership;
 mod place;

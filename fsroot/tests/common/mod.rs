@@ -56,10 +56,15 @@ pub(crate) fn build(root: &PreparedRoot) -> Result<(), Explained> {
 /// Why a view cannot be built; in a child with namespaces of its own.
 #[track_caller]
 pub(crate) fn fails(root: &Root, check: impl FnOnce(Explained)) {
-    let root = root.prepare().unwrap_or_else(|error| panic!("{error}"));
+    refused(&root.prepare().unwrap_or_else(|error| panic!("{error}")), check);
+}
+
+/// The same of a view that was prepared before.
+#[track_caller]
+pub(crate) fn refused(root: &PreparedRoot, check: impl FnOnce(Explained)) {
     in_child(|| {
         unshare_all();
-        in_child(|| check(build(&root).expect_err("this view must not come into being")));
+        in_child(|| check(build(root).expect_err("this view must not come into being")));
     });
 }
 

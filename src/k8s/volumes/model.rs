@@ -46,8 +46,15 @@ pub enum VolumeSource {
         /// No container may write to it.
         read_only: bool,
     },
-    /// Another kind of the API, by its name there: `configMap`, `nfs`.
-    Other(&'static str),
+    /// Another kind of the API.
+    #[non_exhaustive]
+    Other {
+        /// Its name there: `configMap`, `nfs`.
+        kind: &'static str,
+        /// No container may write to it: it says so (`readOnly`), or its kind is of that sort (`configMap`, `secret`,
+        /// `downwardAPI`, `projected`, `image`).
+        read_only: bool,
+    },
 }
 
 impl VolumeSource {
@@ -57,7 +64,7 @@ impl VolumeSource {
             Self::EmptyDir { .. } => "emptyDir",
             Self::HostPath { .. } => "hostPath",
             Self::PersistentVolumeClaim { .. } => "persistentVolumeClaim",
-            Self::Other(kind) => kind,
+            Self::Other { kind, .. } => kind,
         }
     }
 }
@@ -133,6 +140,28 @@ struct RawClaim {
     read_only: bool,
 }
 
+/// Of the kinds that are storage of somebody else's, what matters here.
+#[derive(Deserialize)]
+#[serde(try_from = "Value")]
+struct RawOther {
+    read_only: bool,
+}
+
+impl TryFrom<Value> for RawOther {
+    type Error = String;
+
+    fn try_from(value: Value) -> Result<Self, String> {
+        match value.get("readOnly") {
+            None | Some(Value::Null) => Ok(Self { read_only: false }),
+            Some(Value::Bool(read_only)) => Ok(Self { read_only: *read_only }),
+            Some(other) => Err(format!("readOnly: {other}: it is true or false")),
+        }
+    }
+}
+
+/// Kinds that no container writes to, as a kubelet mounts them.
+const NEVER_WRITTEN: &[&str] = &["configMap", "downwardAPI", "image", "projected", "secret"];
+
 macro_rules! raw_volume {
     ($($field:ident $name:literal,)+) => {
         #[derive(Default, Deserialize)]
@@ -142,7 +171,7 @@ macro_rules! raw_volume {
             empty_dir: Option<RawEmptyDir>,
             host_path: Option<RawHostPath>,
             persistent_volume_claim: Option<RawClaim>,
-            $(#[serde(rename = $name)] $field: Option<Value>,)+
+            $(#[serde(rename = $name)] $field: Option<RawOther>,)+
         }
 
         impl RawVolume {
@@ -156,6 +185,12 @@ macro_rules! raw_volume {
                 let given = |(kind, given): (&'static str, bool)| given.then_some(kind);
                 let others = [$(($name, self.$field.is_some()),)+];
                 ours.into_iter().chain(others).filter_map(given).collect()
+            }
+
+            /// Whether storage of this kind says that it is not written to.
+            fn is_read_only(&self, kind: &str) -> bool {
+                NEVER_WRITTEN.contains(&kind)
+                    $(|| kind == $name && self.$field.as_ref().is_some_and(|of| of.read_only))+
             }
         }
     };
@@ -228,12 +263,13 @@ pub(in crate::k8s) fn read(raw: Vec<RawVolume>, faults: &mut Faults) -> (Vec<Vol
         if known.contains(&raw.name) {
             faults.duplicate(&format!("{field}.name"), &raw.name);
         }
+        let read_only = kinds.first().is_some_and(|kind| raw.is_read_only(kind));
         let source = match (raw.empty_dir, raw.host_path, raw.persistent_volume_claim, kinds.first()) {
             (None, Some(of), ..) => VolumeSource::HostPath { path: of.path.into(), r#type: of.r#type },
             (None, None, Some(of), _) => {
                 VolumeSource::PersistentVolumeClaim { claim_name: of.claim_name, read_only: of.read_only }
             }
-            (None, None, None, Some(kind)) => VolumeSource::Other(kind),
+            (None, None, None, Some(kind)) => VolumeSource::Other { kind, read_only },
             // A volume without a kind is an emptyDir.
             (of, ..) => VolumeSource::EmptyDir {
                 medium: of.as_ref().map(|of| of.medium.clone()).unwrap_or_default(),

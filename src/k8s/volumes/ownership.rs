@@ -17,6 +17,8 @@ use crate::error::{Error, Result};
 
 /// Directories below each other, two descriptors each. Deeper ones are an error: they are somebody's who fills a volume.
 const MOST_LEVELS: usize = 128;
+/// How often something that is being moved to another directory is looked for. A mount is found as often.
+const TRIES: usize = 16;
 
 /// To whom a volume is given, and what its files may then be used for.
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +61,15 @@ impl Ownership {
                 open.pop();
                 continue;
             };
-            let entry = entry.map_err(|error| failed("getdents64", &error, &level.path))?;
+            let entry = match entry {
+                Ok(entry) => entry,
+                // The directory itself is gone.
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
+                    open.pop();
+                    continue;
+                }
+                Err(error) => return Err(failed("getdents64", &error, &level.path)),
+            };
             let path = level.path.join(entry.file_name());
             let Some(file) = find(&level.directory, &entry.file_name(), OFlag::O_PATH, &path)? else {
                 continue;
@@ -75,7 +85,8 @@ impl Ownership {
             if open.len() == MOST_LEVELS {
                 let path = path.display();
                 return Err(Error::invalid(format!(
-                    "{path}: a volume has at most {MOST_LEVELS} directories below each other"
+                    "{path}: a volume has at most {MOST_LEVELS} directories below each other: remove what is below this one, \
+                     or leave out fsGroup"
                 )));
             }
             open.push(Level::new(directory, path)?);
@@ -140,7 +151,16 @@ pub(super) fn find(
         | ResolveFlag::RESOLVE_NO_XDEV;
     let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let how = OpenHow::new().flags(flags).resolve(resolve);
-    match openat2(directory, name, how) {
+    // What leaves its directory while it is looked up is EXDEV as a mount is, and is not there the next time.
+    let moved = |found: &nix::Result<OwnedFd>| matches!(found, Err(Errno::EXDEV | Errno::EAGAIN));
+    let mut found = openat2(directory, name, how);
+    for _ in 1..TRIES {
+        if !moved(&found) {
+            break;
+        }
+        found = openat2(directory, name, how);
+    }
+    match found {
         Ok(file) => Ok(Some(file)),
         Err(Errno::ENOENT) => Ok(None),
         Err(errno) => {
@@ -149,11 +169,4 @@ pub(super) fn find(
             Err(if errno == Errno::EXDEV { error.with_hint(other) } else { error })
         }
     }
-}
-
-/// Opens a directory; links on the way to it are followed, a magic one is not.
-pub(super) fn open_directory(path: &Path) -> Result<OwnedFd> {
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    openat2(nix::fcntl::AT_FDCWD, path, how).map_err(|errno| failed("openat2", &errno.into(), path))
 }

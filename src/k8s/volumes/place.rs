@@ -6,18 +6,20 @@ use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
-use nix::sys::stat::{Mode, fchmod, mkdirat};
+use nix::sys::stat::{FileStat, Mode, fchmod, mkdirat};
+use nix::unistd::geteuid;
 use palisade_fsroot::{Bind, MountFlags, Tmpfs};
 
+use super::directory::{Inode, open_again};
 use super::model::VolumeMount;
-use super::ownership::{failed, open_directory, stat};
+use super::ownership::{failed, own, stat};
 use crate::error::{Error, Result};
 
 /// What a volume is on this node.
 #[derive(Clone, Debug)]
 pub(super) enum Place {
     /// A directory whose owners on disk are ids of the container.
-    Directory { path: PathBuf, read_only: bool },
+    Directory { path: PathBuf, inode: Inode, read_only: bool },
     /// Below a path of the node that may be shown.
     Host { allowed: PathBuf, below: PathBuf },
     /// In the memory of the one container that has it.
@@ -57,24 +59,34 @@ impl PodVolumes {
         for (nth, (index, mount)) in sorted.iter().enumerate() {
             let within = |around: &&VolumeMount| mount.mount_path.starts_with(&around.mount_path);
             let around = sorted[..nth].iter().rev().map(|(_, around)| *around).find(within);
-            let point = around.map_or(Ok(()), |around| self.mount_point(around, mount));
-            let made = point.and_then(|()| self.mount(mount));
+            let made = self.mount(mount).and_then(|made| {
+                around.map_or(Ok(()), |around| self.mount_point(around, mount, &made))?;
+                Ok(made)
+            });
             mounted.push(made.map_err(|what| format!("volumeMounts[{index}]{what}"))?);
         }
         Ok(mounted)
     }
 
-    /// A directory in a volume for what is mounted within it, as a runtime makes it.
-    fn mount_point(&self, around: &VolumeMount, mount: &VolumeMount) -> Result<(), String> {
-        let Some(Place::Directory { path, read_only: false }) = self.places.get(&around.name) else {
+    /// A place in a volume for what is mounted within it, as a runtime makes it: a directory for a directory, a file for
+    /// another file.
+    fn mount_point(&self, around: &VolumeMount, mount: &VolumeMount, made: &Mounted) -> Result<(), String> {
+        let Some(Place::Directory { path, inode, read_only: false }) = self.places.get(&around.name) else {
             return Ok(());
         };
-        match mount.mount_path.strip_prefix(&around.mount_path) {
-            Ok(below) if !below.as_os_str().is_empty() => {
-                make(path, &around.sub_path.join(below)).map_err(|error| format!(".mountPath: {error}"))
-            }
-            _ => Ok(()),
-        }
+        let below = match mount.mount_path.strip_prefix(&around.mount_path) {
+            Ok(below) if !below.as_os_str().is_empty() => around.sub_path.join(below),
+            _ => return Ok(()),
+        };
+        let last = match made {
+            Mounted::Memory(..) => Last::Directory,
+            Mounted::Directory(bind) | Mounted::Host(bind) => match bind.is_dir() {
+                Ok(false) => Last::File,
+                Ok(true) => Last::Directory,
+                Err(error) => return Err(format!(".mountPath: {error}")),
+            },
+        };
+        make(path, *inode, &below, last).map_err(|error| format!(".mountPath: {error}"))
     }
 
     fn mount(&self, mount: &VolumeMount) -> Result<Mounted, String> {
@@ -118,11 +130,12 @@ impl PodVolumes {
                 }
                 Ok(Mounted::Host(bind))
             }
-            Place::Directory { path, read_only: volume } => {
-                let mut bind = Bind::new(path, target).with(read_only(*volume));
+            Place::Directory { path, inode, read_only: volume } => {
+                let mut bind = Bind::new(path, target).exactly(inode.0, inode.1).with(read_only(*volume));
                 if !whole {
                     if !volume {
-                        make(path, sub).map_err(|error| format!(".subPath: {error}"))?;
+                        make(path, *inode, sub, Last::Directory)
+                            .map_err(|error| format!(".subPath: {error}"))?;
                     }
                     bind = bind.subpath(sub);
                 }
@@ -132,10 +145,17 @@ impl PodVolumes {
     }
 }
 
-/// Makes the directories of a path in a volume, where there is nothing: none outside of it, whatever links a container
-/// puts in the way meanwhile.
-fn make(volume: &Path, sub: &Path) -> Result<()> {
-    let root = open_directory(volume)?;
+/// What a path ends in.
+#[derive(Clone, Copy, PartialEq)]
+enum Last {
+    Directory,
+    File,
+}
+
+/// Makes the directories of a path in a volume, where there is nothing, and its last part: nothing outside of it, whatever
+/// links a container puts in the way meanwhile.
+fn make(volume: &Path, inode: Inode, sub: &Path, last: Last) -> Result<()> {
+    let root = open_again(volume, inode)?;
     let at = volume.join(sub);
     let inside = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS;
     let open = |directory: &OwnedFd, path: &Path, flags: OFlag, resolve: ResolveFlag| {
@@ -153,15 +173,22 @@ fn make(volume: &Path, sub: &Path) -> Result<()> {
     // With the volume's own mode: its set-group-ID bit has given the new one its group.
     let mode = Mode::from_bits_truncate(stat(&root, volume)?.st_mode & 0o2777);
     let mut directory = root;
-    for part in sub.components() {
+    let mut parts = sub.components().filter(|part| *part != Component::CurDir).peekable();
+    while let Some(part) = parts.next() {
         let Component::Normal(name) = part else {
-            if part == Component::CurDir {
-                continue;
-            }
             let what = format!("{}: a path below a volume has no `..`", sub.display());
             return Err(Error::invalid(what));
         };
         let name = Path::new(name);
+        if last == Last::File && parts.peek().is_none() {
+            let flags =
+                OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+            let how = OpenHow::new().flags(flags).mode(Mode::from_bits_truncate(0o644)).resolve(inside);
+            return match openat2(&directory, name, how) {
+                Ok(_) | Err(Errno::EEXIST) => Ok(()),
+                Err(errno) => Err(failed("openat2", &errno.into(), &at)),
+            };
+        }
         let new = match mkdirat(&directory, name, Mode::from_bits_truncate(0o700)) {
             Ok(()) => true,
             Err(Errno::EEXIST) => false,
@@ -171,8 +198,44 @@ fn make(volume: &Path, sub: &Path) -> Result<()> {
         let next = open(&directory, name, flags, inside | ResolveFlag::RESOLVE_NO_SYMLINKS);
         directory = next.map_err(|errno| failed("openat2", &errno.into(), &at))?;
         if new {
+            // A container may have put another one there since.
+            if !is_new(&directory, &stat(&directory, &at)?, &at)? {
+                let what = "somebody has put another directory there meanwhile: try again";
+                return Err(Error::invalid(format!("{}: {what}", at.display())));
+            }
             fchmod(&directory, mode).map_err(|errno| failed("fchmod", &errno.into(), &at))?;
         }
     }
     Ok(())
+}
+
+/// Whether a directory may be the one that was just made: ours, and empty.
+fn is_new(directory: &OwnedFd, found: &FileStat, at: &Path) -> Result<bool> {
+    let mut entries = std::fs::read_dir(own(directory)).map_err(|error| failed("openat", &error, at))?;
+    Ok(found.st_uid == geteuid().as_raw() && entries.next().is_none())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A payload put another directory in the place of the one that was just made, and that one's mode was changed.
+    #[test]
+    fn a_directory_that_is_not_the_new_one_is_known() {
+        let dir = palisade_testkit::temp_dir();
+        let at = dir.path().join("new");
+        std::fs::create_dir(&at).unwrap();
+        let look = || {
+            let file = OwnedFd::from(std::fs::File::open(&at).unwrap());
+            is_new(&file, &stat(&file, &at).unwrap(), &at).unwrap()
+        };
+        assert!(look());
+        std::fs::write(at.join("theirs"), "").unwrap();
+        assert!(!look(), "it is not empty");
+        std::fs::remove_file(at.join("theirs")).unwrap();
+        if palisade_testkit::is_root() {
+            std::os::unix::fs::chown(&at, Some(1000), None).unwrap();
+            assert!(!look(), "it is somebody else's");
+        }
+    }
 }

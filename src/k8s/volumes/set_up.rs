@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -12,8 +11,9 @@ use nix::sys::stat::{Mode, fchmod, mkdirat};
 use palisade_creds::{Capability, Gid, Maps, PreparedMaps};
 use palisade_sys::{FD_PASSED, Fd, Step};
 
+use super::directory::{above, exchanged_by, inode_of, is_closed, open};
 use super::model::{Volume, VolumeSource};
-use super::ownership::{Ownership, failed, find, open_directory, stat};
+use super::ownership::{Ownership, failed, find, stat};
 use super::place::{Place, PodVolumes};
 use crate::caller::Caller;
 use crate::error::{Error, Result};
@@ -32,8 +32,14 @@ use crate::newborn::run_mapped;
 /// # Who owns what
 /// Called with privileges, owners on disk are ids of the containers (id-mapped mounts): what user 1000 of a container
 /// writes is 1000's, as on a node with user namespaces, and `fsGroup` is the group of that number on disk. So a
-/// container's root can make a set-user-ID program of root's, and the directory of a volume that is written to must be
-/// out of others' reach: below one that only its owner may enter (mode 700).
+/// container's root can make a set-user-ID program of root's. (An ordinary caller's container makes one of the
+/// caller's.) The directory of a volume that is written to, or given to `fsGroup`, must be out of others' reach: below one
+/// that only its owner may enter (mode 700, without an access list).
+///
+/// # The way to it
+/// The path of a directory has no link in it. It is opened once; what is mounted is that very directory, or nothing. With
+/// privileges each directory above is root's or the caller's, and nobody else may write to it: in one like `/tmp`, whose
+/// sticky bit keeps others' entries, the next is root's or the caller's.
 ///
 /// For an ordinary caller ids are the host's: `fsGroup` is what the caller's delegated range makes of it. The root of an
 /// `emptyDir` is given to any group of that range; other directories to groups that the caller is a member of.
@@ -60,8 +66,10 @@ impl Volumes {
     }
 
     /// The directory that stands for a volume, whatever its kind (but `hostPath`). Containers write to that of an
-    /// `emptyDir`, of a claim that is not `readOnly`, and of other storage; never to a `configMap`, `secret`,
-    /// `downwardAPI` or `projected` volume.
+    /// `emptyDir`, and of a claim or other storage that is not `readOnly`; never to a `configMap`, `secret`,
+    /// `downwardAPI`, `projected` or `image` volume.
+    ///
+    /// The path is canonical: a link on the way is an error of [`set_up`](Self::set_up), which names where it leads.
     pub fn directory(mut self, volume: impl Into<String>, directory: impl AsRef<Path>) -> Self {
         self.directories.insert(volume.into(), directory.as_ref().to_owned());
         self
@@ -89,7 +97,7 @@ impl Volumes {
     /// path. Then parts of the volume may have been given to it.
     pub fn set_up(&self, pod: &PodSecurity) -> Result<PodVolumes> {
         let caller = Caller::current()?;
-        let privileged = caller.privileged && caller.has_nobody;
+        let privileged = caller.keeps_owners();
         let invalid = |what: String| Error::invalid(format!("pod {:?}: {what}", pod.name));
         if let Some(name) = self.directories.keys().find(|name| pod.volume(name).is_none()) {
             return Err(invalid(format!("Volumes::directory: it has no volume {name:?}")));
@@ -102,64 +110,64 @@ impl Volumes {
             if uses.is_empty() {
                 continue;
             }
-            let place = self
-                .place(volume, uses.len(), fs_group(pod))
-                .map_err(|what| invalid(format!("{field}{what}")))?;
-            if let Place::Directory { path, read_only } = &place {
-                let written = !read_only && uses.iter().any(|mount| !mount.read_only);
-                let above = match self.made(volume) {
-                    Some(directory) => directory.clone(),
-                    None => above(path)?,
-                };
-                if privileged && written && !is_closed(&above)? {
-                    return Err(invalid(format!(
-                        "{field}: {}: what a container writes there may be a set-user-ID program of anybody's: put it below a \
-                         directory that only its owner may enter (mode 700)",
-                        path.display()
-                    )));
+            let sought = self.place(volume, uses.len(), fs_group(pod));
+            let place = match sought.map_err(|what| invalid(format!("{field}{what}")))? {
+                Sought::Found(place) => place,
+                Sought::Directory { path, read_only } => {
+                    let written = !read_only && uses.iter().any(|mount| !mount.read_only);
+                    let root = self
+                        .open(volume, &path, written || fs_group(pod).is_some(), privileged)?
+                        .map_err(|what| invalid(format!("{field}: {}: {what}", path.display())))?;
+                    let inode = inode_of(&stat(&root, &path)?);
+                    self.give(pod, volume, root, &path, read_only, privileged)?;
+                    Place::Directory { path, inode, read_only }
                 }
-                self.give(pod, volume, path, *read_only, privileged)?;
-            }
+            };
             places.insert(volume.name.clone(), place);
         }
         Ok(PodVolumes { pod: pod.name.clone(), places })
     }
 
     /// Where a volume is, if it can be anywhere; what is wrong is said after its field.
-    fn place(&self, volume: &Volume, uses: usize, group: Option<u32>) -> Result<Place, String> {
+    fn place(&self, volume: &Volume, uses: usize, group: Option<u32>) -> Result<Sought, String> {
         let given = self.directories.get(&volume.name);
+        let directory = |path: &Path, read_only: bool| {
+            let path = std::path::absolute(path).map_err(|error| format!(": {}: {error}", path.display()))?;
+            Ok(Sought::Directory { path, read_only })
+        };
         let by_name = |read_only: bool| match given {
-            Some(path) => Ok(Place::Directory { path: path.clone(), read_only }),
+            Some(path) => directory(path, read_only),
             None => Err(format!(
                 ": nothing stands for {:?} here: give its directory by Volumes::directory",
                 volume.name
             )),
         };
         match (&volume.source, given) {
-            (VolumeSource::HostPath { path, r#type }, None) => self.host_path(path, r#type),
+            (VolumeSource::HostPath { path, r#type }, None) => {
+                self.host_path(path, r#type).map(Sought::Found)
+            }
             (VolumeSource::HostPath { .. }, Some(_)) => {
                 Err(": it names its path itself: no Volumes::directory stands for it".to_owned())
             }
             (VolumeSource::PersistentVolumeClaim { read_only, .. }, _) => by_name(*read_only),
-            (VolumeSource::Other(kind), _) => {
-                by_name(matches!(*kind, "configMap" | "secret" | "downwardAPI" | "projected"))
-            }
+            (VolumeSource::Other { read_only, .. }, _) => by_name(*read_only),
             (VolumeSource::EmptyDir { .. }, Some(_)) => by_name(false),
             (VolumeSource::EmptyDir { medium, size_limit }, None) => match medium.as_str() {
                 "Memory" if uses > 1 => Err(format!(
                     ".medium: Memory: it is mounted {uses} times, and in the memory of one container here: give a directory \
                      of a tmpfs by Volumes::directory"
                 )),
-                "Memory" => Ok(Place::Memory { size: size_limit.filter(|size| *size > 0), group }),
+                "Memory" => {
+                    let size = size_limit.filter(|size| *size > 0);
+                    Ok(Sought::Found(Place::Memory { size, group }))
+                }
                 "" if size_limit.is_some_and(|size| size > 0) => Err(
                     ".sizeLimit: a directory has no limit, and nobody evicts the Pod here: take medium Memory, or give a \
                      directory of a file system of that size by Volumes::directory"
                         .to_owned(),
                 ),
                 "" => match &self.empty {
-                    Some(directory) => {
-                        Ok(Place::Directory { path: directory.join(&volume.name), read_only: false })
-                    }
+                    Some(empty) => directory(&empty.join(&volume.name), false),
                     None => {
                         Err(": there is no place for it: give one by Volumes::empty_dirs_in".to_owned())
                     }
@@ -202,21 +210,55 @@ impl Volumes {
         self.empty.as_ref().filter(|_| !self.directories.contains_key(&volume.name))
     }
 
-    /// Makes an `emptyDir`, and gives a volume to the Pod's group.
+    /// Opens the directory of a volume, for the last time by its path; makes it, if it is an `emptyDir`. What is wrong with
+    /// where it is is said after its path.
+    fn open(
+        &self,
+        volume: &Volume,
+        path: &Path,
+        lent: bool,
+        privileged: bool,
+    ) -> Result<Result<OwnedFd, String>> {
+        let made = self.made(volume).is_some();
+        let (root, around) = if made {
+            (None, open(path.parent().unwrap_or(path))?)
+        } else {
+            let root = open(path)?;
+            let around = above(&root, path)?;
+            (Some(root), around)
+        };
+        if lent && !is_closed(&around, path)? {
+            return Ok(Err(
+                "what a container has there may be a set-user-ID program, or a secret of its group's: put it below a \
+                 directory that only its owner may enter (mode 700, without an access list)"
+                    .to_owned(),
+            ));
+        }
+        let root = match root {
+            Some(root) => root,
+            None => empty_dir(&around, &volume.name, path)?,
+        };
+        match exchanged_by(&root, path)?.filter(|_| privileged) {
+            None => Ok(Ok(root)),
+            Some(who) => Ok(Err(format!(
+                "{who}, so that another directory may come to stand there: put it below directories that are root's, \
+                 and that nobody else may write to"
+            ))),
+        }
+    }
+
+    /// Gives a volume to the Pod's group.
     fn give(
         &self,
         pod: &PodSecurity,
         volume: &Volume,
+        root: OwnedFd,
         path: &Path,
         read_only: bool,
         privileged: bool,
     ) -> Result<()> {
         let is_empty_dir = matches!(volume.source, VolumeSource::EmptyDir { .. });
         let made = self.made(volume);
-        let root = match made {
-            Some(directory) => empty_dir(directory, &volume.name, path)?,
-            None => open_directory(path)?,
-        };
         let Some(inside) = fs_group(pod) else { return Ok(()) };
         let group = Group::find(inside, privileged)?;
         let Some(gid) = group.ours else {
@@ -234,16 +276,21 @@ impl Volumes {
     }
 }
 
+/// Where a volume is, before its directory is opened.
+enum Sought {
+    Found(Place),
+    Directory { path: PathBuf, read_only: bool },
+}
+
 /// A directory that everybody in the container may write to, of our own: no link that somebody put there, and nobody
 /// else's.
-fn empty_dir(directory: &Path, name: &str, path: &Path) -> Result<OwnedFd> {
-    let directory = open_directory(directory)?;
-    match mkdirat(&directory, name, Mode::from_bits_truncate(0o700)) {
+fn empty_dir(directory: &OwnedFd, name: &str, path: &Path) -> Result<OwnedFd> {
+    match mkdirat(directory, name, Mode::from_bits_truncate(0o700)) {
         Ok(()) | Err(Errno::EEXIST) => {}
         Err(errno) => return Err(failed("mkdirat", &errno.into(), path)),
     }
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
-    let root = find(&directory, OsStr::new(name), flags, path)?;
+    let root = find(directory, OsStr::new(name), flags, path)?;
     let root = root.ok_or_else(|| failed("openat2", &Errno::ENOENT.into(), path))?;
     let found = stat(&root, path)?;
     if found.st_uid != nix::unistd::geteuid().as_raw() {
@@ -323,23 +370,4 @@ fn wrong(gid: u32, what: &str) -> Error {
     Error::invalid(format!(
         "spec.securityContext.fsGroup: {gid}: {what}; an emptyDir takes any group that the container has"
     ))
-}
-
-/// Whether others are kept out of what is in a directory, by it or one above.
-fn is_closed(directory: &Path) -> Result<bool> {
-    let real = directory.canonicalize().map_err(|error| failed("realpath", &error, directory))?;
-    for directory in real.ancestors() {
-        let meta = directory.metadata().map_err(|error| failed("stat", &error, directory))?;
-        let others = if meta.gid() == 0 { 0o001 } else { 0o011 };
-        if meta.uid() == nix::unistd::geteuid().as_raw() && meta.mode() & others == 0 {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-/// The directory that a volume is in, links resolved.
-fn above(path: &Path) -> Result<PathBuf> {
-    let real = path.canonicalize().map_err(|error| failed("realpath", &error, path))?;
-    Ok(real.parent().unwrap_or(&real).to_owned())
 }

@@ -98,8 +98,8 @@ pub(super) fn builder(docker: &Docker) -> Result<SandboxBuilder> {
         .env("HOME", &user.home);
     new = match &users.maps {
         None => new.share(Namespace::User).dangerously_allow_host_root(),
-        Some(_) if joined.pod.is_some() => new.id_mapped_root(users.image_ids && caller.privileged),
-        Some(maps) => new.id_maps(maps.clone()).id_mapped_root(users.image_ids && caller.privileged),
+        Some(_) if joined.pod.is_some() => new.id_mapped_root(users.image_ids && caller.keeps_owners()),
+        Some(maps) => new.id_maps(maps.clone()).id_mapped_root(users.image_ids && caller.keeps_owners()),
     };
     // One id of an ordinary caller's: the caller's groups can't be changed, and the image's would not be mapped.
     let own_groups = users.maps.as_ref().is_none_or(|_| users.image_ids);
@@ -114,7 +114,7 @@ pub(super) fn builder(docker: &Docker) -> Result<SandboxBuilder> {
     new = files(docker, new);
     #[cfg(feature = "k8s")]
     {
-        new = pod_volumes(docker, &users, caller.privileged, new, &mut conflicts);
+        new = pod_volumes(docker, &users, caller.keeps_owners(), new, &mut conflicts);
     }
     new = filter(docker, &security, capabilities, new, &mut conflicts);
     new = label(docker, &security, new, &mut conflicts);
@@ -181,7 +181,7 @@ fn users(docker: &Docker, caller: &Caller, user: &User, joined: &Joined, conflic
     if let Some(maps) = &docker.maps {
         return Users { maps: Some(maps.clone()), image_ids: true };
     }
-    if caller.privileged && caller.has_nobody {
+    if caller.keeps_owners() {
         let free = || -> palisade_creds::Result<Maps> {
             let (uids, gids) = (SubIds::of_users()?, SubIds::of_groups()?);
             let used: Vec<SubRange> = uids.all().chain(gids.all()).collect();
@@ -347,13 +347,13 @@ fn files(docker: &Docker, mut new: SandboxBuilder) -> SandboxBuilder {
 fn pod_volumes(
     docker: &Docker,
     users: &Users,
-    privileged: bool,
+    keeps_owners: bool,
     mut new: SandboxBuilder,
     conflicts: &mut Conflicts,
 ) -> SandboxBuilder {
     use crate::k8s::Mounted;
     let directories = docker.pod_volumes.iter().any(|volume| matches!(volume, Mounted::Directory(_)));
-    let maps = users.maps.as_ref().filter(|_| privileged && directories);
+    let maps = users.maps.as_ref().filter(|_| keeps_owners && directories);
     let namespace = maps.map(|maps| {
         let prepared = maps.prepare().map_err(|error| error.to_string())?;
         crate::newborn::user_namespace(prepared).map_err(|error| error.to_string())

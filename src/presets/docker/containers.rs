@@ -11,7 +11,7 @@ use super::options::Mode;
 use super::run::Docker;
 use crate::child::Child;
 use crate::namespaces::Ipc;
-use crate::pod::Pod;
+use crate::pod::{Descent, Pod};
 use crate::prepare::Conflicts;
 use crate::sandbox::SandboxBuilder;
 
@@ -19,6 +19,8 @@ use crate::sandbox::SandboxBuilder;
 #[derive(Clone, Debug)]
 pub(super) struct Container {
     pidfd: Arc<OwnedFd>,
+    /// The user namespace that it was given: the process may be in another by now.
+    descent: Descent,
     /// `None`: it has the host's users.
     maps: Option<Maps>,
     /// The directory that is its /dev/shm, if others can be given that.
@@ -26,9 +28,24 @@ pub(super) struct Container {
 }
 
 impl Container {
-    pub(super) fn of(child: &Child) -> std::io::Result<Self> {
-        let pidfd = Arc::new(child.pidfd().try_clone_to_owned()?);
-        Ok(Self { pidfd, maps: child.maps(), shm: child.shm().map(Path::to_owned) })
+    pub(super) fn of(child: &Child) -> Result<Self, String> {
+        let pidfd = child.pidfd().try_clone_to_owned().map_err(|error| error.to_string())?;
+        let descent = Descent::of(child).map_err(|error| error.to_string())?;
+        Ok(Self { pidfd: Arc::new(pidfd), descent, maps: child.maps(), shm: child.shm().map(Path::to_owned) })
+    }
+
+    /// A namespace of its. The user namespace is the one that it was given; that others belong to that one is compared
+    /// where they are put together, and here where the host's users are its.
+    fn namespace(&self, kind: Namespace) -> Result<AnyNs, String> {
+        let found = AnyNs::of_pidfd(&*self.pidfd, kind).map_err(|error| error.to_string())?;
+        let user = match (kind, &self.maps) {
+            (Namespace::User, _) => Some(found.clone()),
+            (_, Some(_)) => return Ok(found),
+            (_, None) => found.owner().map_err(|error| error.to_string())?.map(AnyNs::from),
+        };
+        let user = user.ok_or_else(|| format!("{found}: its user namespace is none of the caller's"))?;
+        self.descent.check(&user).map_err(|error| error.to_string())?;
+        Ok(found)
     }
 }
 
@@ -64,13 +81,13 @@ pub(super) fn joined(docker: &Docker, conflicts: &mut Conflicts) -> Joined {
             continue;
         };
         let container = &container.1;
-        let Some(namespace) = conflicts.check(&what, AnyNs::of_pidfd(&*container.pidfd, kind)) else {
+        let Some(namespace) = conflicts.check(&what, container.namespace(kind)) else {
             continue;
         };
         match (&container.maps, docker.host_users) {
             (Some(_), false) => {
                 if owner.is_none() && kind != Namespace::User {
-                    let user = AnyNs::of_pidfd(&*container.pidfd, Namespace::User);
+                    let user = container.namespace(Namespace::User);
                     of_pod.extend(conflicts.check(&what, user));
                 }
                 owner = owner.or(Some(container));
