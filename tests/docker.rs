@@ -300,13 +300,13 @@ fn a_container_in_namespaces_of_its_own_making_is_not_joined() {
         [|docker, mode| docker.network(mode), |docker, mode| docker.userns(mode)];
     for option in options {
         let error = joining(option).unwrap_err();
-        assert_eq!(error.kind(), palisade::ErrorKind::InvalidSpec);
+        assert_eq!(error.kind(), ErrorKind::InvalidSpec);
         assert!(error.to_string().contains("its payload has made it"), "{error}");
     }
 }
 
 fn cmdline(child: &palisade::Child) -> String {
-    fs::read_to_string(format!("/proc/{}/cmdline", child.id())).unwrap()
+    fs::read_to_string(format!("/proc/{}/cmdline", child.id())).expect("it runs")
 }
 
 #[test]
