@@ -310,11 +310,14 @@ impl Network {
         // A user-mode network has rules whether some were given or not.
         let ruled = self.egress.is_some() || matches!(self.mode, Mode::User(_));
         if ruled && around.into_iter().any(|c| gainable.contains(c)) {
-            add("a payload with CAP_NET_ADMIN or CAP_NET_RAW could go around what the network's rules deny"
+            add("a payload with CAP_NET_ADMIN or CAP_NET_RAW could go around what the network's rules deny: leave \
+                 them out of its capabilities"
                 .into());
         }
         if ruled && !spec.namespaces.contains(Namespace::User) && spec.privilege_escalation {
-            add("a payload that may gain privileges outside of a user namespace could go around what the network's rules deny".into());
+            add("a payload that may gain privileges outside of a user namespace could go around what the network's \
+                 rules deny: give it a user namespace, or leave out allow_privilege_escalation"
+                .into());
         }
         let names = !self.hosts.is_empty() || !self.nameservers.is_empty();
         if matches!(spec.root, View::Shared) && (names || matches!(self.mode, Mode::User(_))) {
